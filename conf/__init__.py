@@ -1,0 +1,1 @@
+"""Hydra groups; installed as the package `sae_cli.conf`."""

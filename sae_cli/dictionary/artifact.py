@@ -1,0 +1,93 @@
+"""A trained SAE as files: sae.safetensors and cfg.json, readable without this package.
+
+The input scale is folded in, so it acts on raw activations:
+f = nonlinearity((x - b_dec) W_enc, b_enc); x_hat = f W_dec + b_dec.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from sae_cli.dictionary.nonlinearities import NONLINEARITIES
+from sae_cli.errors import UserError
+from sae_cli.files import read_json, replace_atomically, write_json
+
+ARTIFACT_VERSION = 1
+SHAPES = {"W_enc_DF": ("D", "F"), "b_enc_F": ("F",), "W_dec_FD": ("F", "D"), "b_dec_D": ("D",)}
+
+
+@dataclass
+class SAE:
+    """One sparse autoencoder in raw units."""
+
+    nonlinearity: str
+    W_enc_DF: Tensor
+    b_enc_F: Tensor
+    W_dec_FD: Tensor
+    b_dec_D: Tensor
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def encode(self, x_BD: Tensor) -> Tensor:
+        """Return latents (B, F) of activations (B, D) in raw units."""
+        m_BF = (x_BD - self.b_dec_D) @ self.W_enc_DF
+        return NONLINEARITIES[self.nonlinearity](m_BF, self.b_enc_F.unsqueeze(0))
+
+    def decode(self, acts_BF: Tensor) -> Tensor:
+        """Return reconstructions (B, D) in raw units."""
+        return acts_BF @ self.W_dec_FD + self.b_dec_D
+
+    def to(self, device: str | torch.device) -> "SAE":
+        """Return a copy on `device`."""
+        tensors = {name: getattr(self, name).to(device) for name in SHAPES}
+        return SAE(self.nonlinearity, metadata=self.metadata, **tensors)
+
+    @classmethod
+    def fold(cls, nonlinearity: str, scale: float, metadata: dict[str, Any], **tensors: Tensor) -> "SAE":
+        """Return the SAE that acts on raw x as the given tensors act on scale * x; latents keep their values."""
+        return cls(
+            nonlinearity,
+            W_enc_DF=tensors["W_enc_DF"] * scale,
+            b_enc_F=tensors["b_enc_F"].clone(),
+            W_dec_FD=tensors["W_dec_FD"] / scale,
+            b_dec_D=tensors["b_dec_D"] / scale,
+            metadata=metadata,
+        )
+
+
+def save_sae(folder: Path, sae: SAE) -> None:
+    """Write sae.safetensors, then cfg.json, each atomically."""
+    tensors = {name.rsplit("_", 1)[0]: getattr(sae, name).contiguous().cpu() for name in SHAPES}
+    width, latents = sae.W_enc_DF.shape
+    replace_atomically(folder / "sae.safetensors", save(tensors))
+    cfg = {"version": ARTIFACT_VERSION, "nonlinearity": sae.nonlinearity, "d_in": width, "d_sae": latents}
+    write_json(folder / "cfg.json", {**cfg, "metadata": sae.metadata})
+
+
+def load_sae(folder: Path) -> SAE:
+    """Read an artefact; UserError names what is missing or does not fit."""
+    for name in ("cfg.json", "sae.safetensors"):
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name} is missing; train the run to its end first")
+    try:
+        cfg = read_json(folder / "cfg.json")
+        tensors = load_file(folder / "sae.safetensors")
+        sizes = {"D": cfg["d_in"], "F": cfg["d_sae"]}
+        nonlinearity, metadata = cfg["nonlinearity"], cfg["metadata"]
+    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder} holds a damaged SAE artefact: {error}") from error
+    if nonlinearity not in NONLINEARITIES:
+        raise UserError(f"{folder / 'cfg.json'}: unknown nonlinearity {nonlinearity!r}")
+    named = {}
+    for name, axes in SHAPES.items():
+        tensor = tensors.get(name.rsplit("_", 1)[0])
+        shape = tuple(sizes[axis] for axis in axes)
+        if tensor is None or tuple(tensor.shape) != shape:
+            raise UserError(f"{folder / 'sae.safetensors'}: {name.rsplit('_', 1)[0]} must have shape {shape}")
+        named[name] = tensor
+    return SAE(nonlinearity, metadata=metadata, **named)

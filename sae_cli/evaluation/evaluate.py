@@ -1,0 +1,167 @@
+"""Evaluate finished runs: one read of the data and of the language model for all runs of a source."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_cli.config.schema import Config, EvalConfig
+from sae_cli.device import choose_device
+from sae_cli.dictionary.artifact import SAE, load_sae
+from sae_cli.errors import UserError
+from sae_cli.evaluation.geometry import geometry
+from sae_cli.evaluation.ground_truth import ground_truth
+from sae_cli.evaluation.language_model import spliced_losses
+from sae_cli.evaluation.reconstruction import Reconstruction
+from sae_cli.files import write_json
+from sae_cli.runs.directory import RunDirectory
+from sae_cli.sources import ActivationSource
+from sae_cli.sources.language_model import LanguageModel
+from sae_cli.sources.registry import open_source
+
+VERSION = 1
+"""Version of the eval.json format (docs/eval-format.md)."""
+BIAS_BINS = 60
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(runs: list[RunDirectory], device: str = "auto", eval: EvalConfig | None = None) -> list[dict[str, Any]]:
+    """Evaluate runs, write each one's eval.json and return the contents, each with its folder under `run`.
+
+    Runs that read the same data under the same settings share one pass over it. `eval` replaces the settings that
+    the runs were configured with. A run that is not finished or whose artefact is unusable is logged and skipped;
+    UserError if none is left.
+    """
+    device = choose_device(device)
+    groups: dict[tuple, dict[Path, SAE]] = {}
+    configs: dict[tuple, Config] = {}
+    for run in runs:
+        try:
+            sae = _load(run)
+        except UserError as problem:
+            log.warning("skipped %s: %s", run.path, problem)
+            continue
+        cache, settings = run.config.cache, eval or run.config.eval
+        key = (run.fingerprint, cache.dir, cache.tokens, cache.validation_tokens, *astuple(settings))
+        configs.setdefault(key, run.config)
+        groups.setdefault(key, {})[run.path] = sae
+    if not groups:
+        raise UserError(f"none of the {len(runs)} runs can be evaluated; finish them first with sae train or sae sweep")
+    results = {}
+    with _exact_products(), torch.no_grad():
+        for key, saes in groups.items():
+            config = configs[key]
+            sections = _evaluate_group(list(saes.values()), config, eval or config.eval, device)
+            for path, section in zip(saes, sections, strict=True):
+                write_json(path / "eval.json", section)
+                results[path] = {"run": str(path), **section}
+    return [results[run.path] for run in runs if run.path in results]
+
+
+def _load(run: RunDirectory) -> SAE:
+    """Return a finished run's SAE; UserError says why it cannot be evaluated."""
+    state = run.status["state"]
+    if state != "done":
+        raise UserError(f"its state is {state}, not done")
+    sae = load_sae(run.path)
+    if not all(bool(W.isfinite().all()) for W in (sae.W_enc_DF, sae.b_enc_F, sae.W_dec_FD, sae.b_dec_D)):
+        raise UserError("its weights are not finite")
+    return sae
+
+
+def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, device: str) -> list[dict[str, Any]]:
+    """Return the content of eval.json of each SAE; all were trained on the source of `config`."""
+    source = open_source(config, device)
+    saes = [sae.to(device) for sae in saes]
+    log.info("evaluating %d SAEs on %s", len(saes), device)
+    sums = _reconstructions(saes, source, settings, device)
+    sections: list[dict[str, Any]] = []
+    for sae, reconstruction in zip(saes, sums, strict=True):
+        sections.append(
+            {
+                "version": VERSION,
+                "rows": reconstruction.rows,
+                "reconstruction": reconstruction.metrics(),
+                "latents": reconstruction.latents(),
+                "biases": _biases(sae.b_enc_F),
+                "geometry": geometry(sae.W_dec_FD, reconstruction.fired_F > 0),
+            }
+        )
+        if source.true_GD is not None:
+            sections[-1]["ground_truth"] = ground_truth(sae.W_dec_FD, source.true_GD.to(device))
+    if config.source.kind == "language_model" and settings.contexts:
+        model = LanguageModel(config.model, device)
+        tokens = _contexts(model, config, settings.contexts)
+        keep_first = config.model.prepend_bos and config.model.drop_bos
+        losses = spliced_losses(model, tokens, config.model.hook, saes, source.mean_D.to(device), keep_first)
+        for section, loss in zip(sections, losses, strict=True):
+            section["language_model"] = loss
+    return [finite(section) for section in sections]
+
+
+def _reconstructions(
+    saes: list[SAE], source: ActivationSource, settings: EvalConfig, device: str
+) -> list[Reconstruction]:
+    """Read the validation rows once for all SAEs."""
+    sums = [Reconstruction(*reversed(sae.W_dec_FD.shape), device=device) for sae in saes]
+    rows = 0
+    for x_BD in source.validation(settings.batch):
+        if settings.rows:
+            x_BD = x_BD[: settings.rows - rows]
+        x_BD = x_BD.to(device).float()
+        for sae, reconstruction in zip(saes, sums, strict=True):
+            acts_BF = sae.encode(x_BD)
+            reconstruction.add(x_BD, acts_BF, sae.decode(acts_BF))
+        rows += len(x_BD)
+        log.info("reconstruction: %d rows", rows)
+        if rows == settings.rows:
+            break
+    if not rows:
+        raise UserError("the validation part is empty; set cache.validation_tokens above 0 and cache again")
+    return sums
+
+
+def _contexts(model: LanguageModel, config: Config, limit: int) -> Iterator[Tensor]:
+    """Yield tokens (C, T) of the first `limit` validation contexts."""
+    left = limit
+    for batch in model.contexts(config.text, "validation"):
+        yield batch.tokens_CT[:left]
+        left -= min(left, len(batch.tokens_CT))
+        log.info("cross-entropy: %d contexts", limit - left)
+        if not left:
+            return
+
+
+def _biases(b_enc_F: Tensor) -> dict[str, object]:
+    """Return the `biases` section, in units of the scaled input."""
+    counts, edges = np.histogram(b_enc_F.float().cpu().numpy(), bins=BIAS_BINS)
+    histogram = {"edges": edges.astype(float).tolist(), "counts": counts.tolist()}
+    return {"negative": float((b_enc_F < 0).double().mean()), "histogram": histogram}
+
+
+def finite(value: Any) -> Any:
+    """Return a JSON value with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Switch TF32 off, which training may have allowed."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,127 @@
+"""How close directions lie to each other, beside what random directions would give.
+
+Cosines are signed: latents are non-negative, so antipodes share nothing.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.integrate import trapezoid
+from scipy.special import betainc, betaincinv, gammaln
+from torch import Tensor
+from torch.nn.functional import normalize
+
+TOP = (1, 10, 100)
+"""Ranks k of the k-th largest cosine of a direction with the others."""
+EDGES = np.linspace(-1.0, 1.0, 201)
+"""Bin edges of the nearest-cosine histograms."""
+GRID = np.linspace(-1.0, 1.0, 20_001)
+"""Cosines at which distributions are integrated; far finer than any of them is wide."""
+
+
+def nearest_cosines(W_FD: Tensor, tile: int = 1024) -> tuple[dict[str, float | None], Tensor]:
+    """Return statistics of the cosines between directions, and each direction's nearest cosine (N,).
+
+    W_FD may have any row norms; zero rows are no directions and are left out. At most tile x F cosines exist at a
+    time. nearest_*: over each direction's largest cosine with another. topK: mean over directions of the K-th
+    largest, None if there are not K others. mean_abs: over all pairs.
+    """
+    norm_F = W_FD.norm(dim=1)
+    unit_ND = normalize(W_FD[(norm_F > 0) & norm_F.isfinite()].float(), dim=1)
+    count = len(unit_ND)
+    if count < 2:
+        return _empty(count), unit_ND.new_zeros(0)
+    ranks = [k for k in TOP if k < count]
+    top_sum = torch.zeros(len(ranks), dtype=torch.float64, device=W_FD.device)
+    abs_sum = torch.zeros((), dtype=torch.float64, device=W_FD.device)
+    nearest = []
+    for start in range(0, count, tile):
+        cosine_BN = unit_ND[start : start + tile] @ unit_ND.T
+        own = torch.arange(len(cosine_BN), device=W_FD.device)
+        cosine_BN[own, own + start] = 0
+        abs_sum += cosine_BN.abs().sum(dtype=torch.float64)
+        cosine_BN[own, own + start] = -2
+        top_BK = cosine_BN.topk(ranks[-1], dim=1).values.clamp(-1, 1)
+        top_sum += top_BK[:, [k - 1 for k in ranks]].sum(0, dtype=torch.float64)
+        nearest.append(top_BK[:, 0])
+    nearest_N = torch.cat(nearest)
+    values = nearest_N.double().cpu().numpy()
+    statistics = _empty(count) | {
+        "nearest_mean": float(values.mean()),
+        "nearest_median": float(np.median(values)),
+        "nearest_p99": float(np.quantile(values, 0.99)),
+        "mean_abs": float(abs_sum) / (count * (count - 1)),
+    }
+    return statistics | {f"top{k}": total / count for k, total in zip(ranks, top_sum.tolist(), strict=True)}, nearest_N
+
+
+@lru_cache(maxsize=64)
+def random_cosines(count: int, width: int) -> dict[str, float | None]:
+    """Return what `nearest_cosines` is expected to give for `count` random directions in R^width.
+
+    One cosine c has (1+c)/2 ~ Beta((width-1)/2, (width-1)/2). With F_k the distribution function of the k-th largest
+    of count-1 such cosines, topK = 1 - integral of F_K over [-1, 1]; the nearest cosine is the largest, so F_1 gives
+    its mean and quantiles. E|c| = G(width/2) / (sqrt(pi) G((width+1)/2)) with the gamma function G, about
+    sqrt(2 / (pi width)).
+    """
+    if count < 2 or width < 2:
+        return _empty(count)
+    half = (width - 1) / 2
+    tails = betaincinv(1, count - 1, np.array([0.5, 0.01]))
+    median, p99 = (1 - 2 * betaincinv(half, half, tails)).tolist()
+    means = {k: float(1 - trapezoid(_largest_cdf(k, GRID, count, width), GRID)) for k in TOP if k < count}
+    absolute = float(np.exp(gammaln(width / 2) - gammaln((width + 1) / 2)) / np.sqrt(np.pi))
+    nearest = {"nearest_mean": means[1], "nearest_median": median, "nearest_p99": p99, "mean_abs": absolute}
+    return _empty(count) | nearest | {f"top{k}": mean for k, mean in means.items()}
+
+
+def random_histogram(count: int, width: int) -> list[float]:
+    """Return the expected share of `count` random directions whose nearest cosine lies in each bin of EDGES."""
+    if count < 2 or width < 2:
+        return [0.0] * (len(EDGES) - 1)
+    return np.diff(_largest_cdf(1, EDGES, count, width)).tolist()
+
+
+def geometry(W_dec_FD: Tensor, alive_F: Tensor) -> dict[str, object]:
+    """Return the `geometry` section for all latents and for those of the bool mask alive_F.
+
+    Histograms are shares of directions per bin, each summing to 1. self_mmcs is the mean nearest cosine of alive
+    directions (the decoder's MMCS with itself).
+    """
+    every, nearest_F = nearest_cosines(W_dec_FD)
+    alive, nearest_N = (every, nearest_F) if bool(alive_F.all()) else nearest_cosines(W_dec_FD[alive_F])
+    width = W_dec_FD.shape[1]
+    return {
+        "all": every,
+        "alive": alive,
+        "random": random_cosines(len(W_dec_FD), width),
+        "random_alive": random_cosines(int(alive["count"] or 0), width),
+        "histogram": {
+            "edges": EDGES.round(6).tolist(),
+            "all": _shares(nearest_F),
+            "alive": _shares(nearest_N),
+            "random": random_histogram(len(W_dec_FD), width),
+        },
+        "self_mmcs": alive["nearest_mean"],
+    }
+
+
+def _largest_cdf(rank: int, cosine: np.ndarray, count: int, width: int) -> np.ndarray:
+    """Return, for each value, the probability that the rank-th largest of count-1 random cosines is at most it.
+
+    That is: fewer than `rank` of them lie above. The tail is used so that values near 1 keep their precision.
+    """
+    half = (width - 1) / 2
+    tail = betainc(half, half, (1 - cosine) / 2)
+    return 1 - betainc(rank, count - rank, tail)
+
+
+def _shares(values_N: Tensor) -> list[float]:
+    counts, _ = np.histogram(values_N.cpu().numpy(), bins=EDGES)
+    return (counts / max(len(values_N), 1)).tolist()
+
+
+def _empty(count: int) -> dict[str, float | None]:
+    names = ("nearest_mean", "nearest_median", "nearest_p99", "mean_abs", *(f"top{k}" for k in TOP))
+    return {"count": count, **dict.fromkeys(names)}

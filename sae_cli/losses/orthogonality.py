@@ -1,0 +1,116 @@
+"""Orthogonality penalties Omega(W_dec) on directions, tiled so that no F x F tensor ever exists.
+
+The founding proposal is `all_pairs`; `nearest` penalises each direction's nearest neighbour; `chunked` is OrtSAE
+(arXiv 2509.22033): nearest inside random equal parts. Signed cosines count only where positive: latents are
+non-negative, so antipodes are harmless.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.functional import normalize
+
+from sae_cli.config.schema import OrthogonalityConfig
+from sae_cli.losses.phi import PHI
+
+CANDIDATES = 4
+"""Neighbours per row whose cosines are recomputed exactly, so that low precision cannot pick a wrong one of them."""
+
+
+def fold_sign(c: Tensor, signed: bool) -> Tensor:
+    """Return the part of a cosine that is penalised: max(c, 0) if signed, else |c|."""
+    return c.clamp(min=0) if signed else c.abs()
+
+
+class _AllPairs(Function):
+    """sum_{i<j} phi(c_ij) of unit rows (F, D); the gradient is built in the forward, tile by tile."""
+
+    @staticmethod
+    def forward(ctx: Any, unit_FD: Tensor, settings: OrthogonalityConfig) -> Tensor:  # type: ignore[override]
+        phi = PHI[settings.phi]
+        total = unit_FD.new_zeros(())
+        grad_FD = torch.zeros_like(unit_FD)
+        for start in range(0, len(unit_FD), settings.tile):
+            rows = unit_FD[start : start + settings.tile]
+            with torch.enable_grad():
+                c = (rows.detach() @ unit_FD.detach().T).requires_grad_()
+                values = phi(fold_sign(c, settings.signed), settings)
+                diagonal = torch.arange(len(rows), device=c.device)
+                mask = torch.ones_like(c)
+                mask[diagonal, diagonal + start] = 0
+                tile_total = (values * mask).sum() / 2
+            (slope,) = torch.autograd.grad(tile_total, c)
+            total += tile_total.detach()
+            # each unordered pair is met twice, once from either side, so the row side alone carries the whole gradient
+            grad_FD[start : start + settings.tile] += 2 * slope @ unit_FD
+        ctx.save_for_backward(grad_FD)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.saved_tensors[0] * upstream, None
+
+
+def all_pairs(W_dec_KFD: Tensor, settings: OrthogonalityConfig, seed: int) -> Tensor:
+    """mean_{i<j} phi(c_ij), per member (K,). Cost F^2 D a step, memory tile * F."""
+    F = W_dec_KFD.shape[1]
+    unit_KFD = normalize(W_dec_KFD, dim=-1)
+    return torch.stack([_AllPairs.apply(unit_FD, settings) for unit_FD in unit_KFD]) / max(F * (F - 1) / 2, 1)
+
+
+@torch.no_grad()
+def nearest_candidates(unit_FD: Tensor, settings: OrthogonalityConfig) -> Tensor:
+    """Return the indices (F, up to 4) of each direction's nearest others by (absolute) cosine, nearest first."""
+    found = []
+    for start in range(0, len(unit_FD), settings.tile):
+        c = unit_FD[start : start + settings.tile] @ unit_FD.T
+        if not settings.signed:
+            c = c.abs()
+        c.diagonal(start).fill_(-2)
+        found.append(c.topk(min(CANDIDATES, len(unit_FD) - 1), dim=1).indices)
+    return torch.cat(found)
+
+
+def nearest_cosines(unit_FD: Tensor, settings: OrthogonalityConfig) -> Tensor:
+    """Return max_{j != i} of the penalised cosine for each direction (F,).
+
+    The search may run in bf16 under autocast; the cosines are computed anew in full precision for gradients in
+    O(F D), which reach both ends of a pair. Exact ties share the gradient equally.
+    """
+    neighbours = nearest_candidates(unit_FD, settings)
+    c = (unit_FD.unsqueeze(1) * unit_FD[neighbours]).sum(-1)
+    return fold_sign(c, settings.signed).amax(1)
+
+
+def nearest(W_dec_KFD: Tensor, settings: OrthogonalityConfig, seed: int) -> Tensor:
+    """mean_i phi(max_{j != i} c_ij), per member (K,). Cost F^2 D forward, F D backward, memory tile * F."""
+    phi = PHI[settings.phi]
+    if W_dec_KFD.shape[1] < 2:
+        return W_dec_KFD.new_zeros(len(W_dec_KFD))
+    unit_KFD = normalize(W_dec_KFD, dim=-1)
+    return torch.stack([phi(nearest_cosines(unit_FD, settings), settings).mean() for unit_FD in unit_KFD])
+
+
+def chunked(W_dec_KFD: Tensor, settings: OrthogonalityConfig, seed: int) -> Tensor:
+    """`nearest` inside ceil(F / chunk) random parts of equal size, drawn anew from `seed`; per member (K,).
+
+    The same parts serve every member. F modulo the number of parts directions sit out a step. Cost F chunk D.
+    """
+    F = W_dec_KFD.shape[1]
+    parts = -(-F // settings.chunk)
+    if parts == 1:
+        return nearest(W_dec_KFD, settings, seed)
+    order = torch.randperm(F, generator=torch.Generator().manual_seed(seed)).to(W_dec_KFD.device, non_blocking=True)
+    drawn = order[: F - F % parts].view(parts, -1)
+    return torch.stack([nearest(W_dec_KFD[:, part], settings, seed) for part in drawn]).mean(0)
+
+
+ORTHOGONALITY: dict[str, Callable[[Tensor, OrthogonalityConfig, int], Tensor] | None] = {
+    "none": None,
+    "all_pairs": all_pairs,
+    "nearest": nearest,
+    "chunked": chunked,
+}

@@ -1,0 +1,133 @@
+"""Run folders read into points: configuration, state, training curve and evaluation; nothing is trusted to be whole."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sae_cli.config.convert import flat
+from sae_cli.errors import UserError
+from sae_cli.runs.directory import RunDirectory, find_runs
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a point: where it stands in eval.json, and in a training line where that has the same meaning."""
+
+    name: str
+    where: str
+    label: str
+    trained: str = ""
+
+
+METRICS = (
+    Metric("l0", "reconstruction.l0", "L0 (active latents per row)", "l0"),
+    Metric("fvu", "reconstruction.fvu", "FVU (share of variance unexplained)", "fvu"),
+    Metric("delta_ce", "language_model.delta_nats", "delta CE (nats per token)"),
+    Metric("l1", "reconstruction.l1", "L1 (sum of active latents per row)"),
+    Metric("mse", "reconstruction.mse", "MSE (squared error per row)"),
+    Metric("nearest_cosine", "geometry.alive.nearest_median", "nearest cosine (median of alive latents)"),
+    Metric("nearest_random", "geometry.random_alive.nearest_median", "nearest cosine of random directions (median)"),
+    Metric("mcc", "ground_truth.mcc", "MCC (matched mean |cos| with true features)"),
+    Metric("mmcs", "ground_truth.mmcs", "MMCS (mean largest |cos| of a true feature)"),
+    Metric("dead", "latents.dead", "dead latents (share)", "dead"),
+    Metric("negative_biases", "biases.negative", "negative biases (share)", "negative_biases"),
+    Metric("shrinkage", "reconstruction.shrinkage", "shrinkage (below 1: reconstructions too short)"),
+    Metric("recovered", "language_model.recovered_mean", "CE recovered (against mean ablation)"),
+    Metric("kl", "language_model.kl", "KL (nats per token)"),
+)
+"""The numbers of the report in the order of its table."""
+
+LABELS = {metric.name: metric.label for metric in METRICS}
+
+NOT_SHOWN = ("name", "device", "runs_dir", "tracker.", "eval.", "cache.dir")
+"""Configuration that does not tell points apart: where they ran and where they were logged."""
+
+
+@dataclass(eq=False)
+class Point:
+    """What a report knows of one run."""
+
+    run_id: str
+    folder: str
+    state: str
+    """new | running | done | failed | interrupted as the run says, or corrupt: its files cannot be read."""
+    error: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Flat: {"sae.latents": 1024, ...}; empty if corrupt."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The METRICS that are known and finite."""
+
+    def section(self, where: str) -> Any:
+        """Return the value at a dotted place in eval.json, None where a part is missing."""
+        value: Any = self.evaluation
+        for key in where.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+def collect(folders: Sequence[Path]) -> list[Point]:
+    """Read every run at or below the folders, each once. UserError if a folder is missing or holds no run."""
+    if not folders:
+        raise UserError("no folder given; name a run folder or a folder of runs, such as runs/demo")
+    runs = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
+    return [_read(run) for run in runs.values()]
+
+
+def frame(points: list[Point]) -> pd.DataFrame:
+    """One row per point: run_id, folder, state, error, every metric, then config.* (lists as JSON text)."""
+    rows: list[dict[str, Any]] = []
+    for point in points:
+        row: dict[str, Any] = {"run_id": point.run_id, "folder": point.folder, "state": point.state}
+        row |= {"error": point.error, "evaluated": bool(point.evaluation)}
+        row |= {metric.name: point.metrics.get(metric.name, math.nan) for metric in METRICS}
+        config = point.config.items()
+        rows.append(row | {f"config.{key}": json.dumps(v) if isinstance(v, list) else v for key, v in config})
+    return pd.DataFrame(rows)
+
+
+def varying(points: list[Point]) -> list[str]:
+    """Keys of the configuration in which the points differ, in the schema's order."""
+    configs = [point.config for point in points if point.config]
+    keys = dict.fromkeys(key for config in configs for key in config if not key.startswith(NOT_SHOWN))
+    return [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
+
+
+def _read(run: RunDirectory) -> Point:
+    """Read one run; a part that cannot be read makes the point corrupt and the rest is kept."""
+    point = Point(run.path.name, str(run.path), "new")
+    problems: list[str] = []
+
+    def attempt(name: str, kind: type, read: Callable[[], Any]) -> Any:
+        try:
+            value = read()
+            if not isinstance(value, kind):
+                raise ValueError(f"holds {type(value).__name__}, not {kind.__name__}")
+            return value
+        except Exception as error:
+            # Whatever is wrong with one run's files, the report of the others has to come out.
+            problems.append(f"{name}: {error}".split("\n")[0])
+            return kind()
+
+    point.config = attempt("config.yaml", dict, lambda: flat(run.config))
+    status = attempt("status.json", dict, lambda: run.status)
+    lines = attempt("metrics.jsonl", list, run.metrics)
+    point.evaluation = attempt("eval.json", dict, lambda: run.evaluation or {})
+    point.curve = [line for line in lines if isinstance(line, dict)]
+    point.run_id, point.state = str(status.get("run_id") or point.run_id), str(status.get("state", "new"))
+    point.error = str(status.get("error") or "")
+    if problems:
+        point.state, point.error = "corrupt", "; ".join(problems)
+    last = point.curve[-1] if point.curve else {}
+    for metric in METRICS:
+        for value in (point.section(metric.where), last.get(metric.trained)):
+            if isinstance(value, int | float) and math.isfinite(value):
+                point.metrics[metric.name] = float(value)
+                break
+    return point

@@ -1,0 +1,234 @@
+"""One self-contained HTML page about a set of runs, with the same numbers as parquet and JSON beside it."""
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from sae_cli import __version__
+from sae_cli.errors import UserError
+from sae_cli.files import replace_atomically, write_json
+from sae_cli.reporting import figures
+from sae_cli.reporting.collect import LABELS, METRICS, NOT_SHOWN, Point, collect, frame
+from sae_cli.reporting.groups import COMPARED, Groups
+from sae_cli.reporting.tables import effect_table, points_table, problems_table, reference_table
+
+HEADINGS = {
+    "l0_delta_ce": ("L0 against CE loss", "What the language model loses when the SAE's reconstruction is spliced in."),
+    "l0_fvu": ("L0 against FVU", "How much of the activations' variance is left out at a given sparsity."),
+    "l0_l1": ("L0 against L1", "How strong the active latents are: shrinkage pulls L1 down at equal L0."),
+    "l1_mse": ("L1 against MSE", "What the sparsity penalty itself trades; MSE is summed over the width."),
+    "l0_mcc": ("L0 against MCC", "How well latents recover the true features; here high is good."),
+}
+SHORT = {
+    "l0": "L0", "fvu": "FVU", "delta_ce": "delta CE", "nearest_cosine": "nearest cosine", "mcc": "MCC", "loss": "loss",
+    "dead": "dead latents", "negative_biases": "negative biases",
+}  # fmt: skip
+
+
+def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
+    """Write report.html, and .parquet and .json of the same stem; `out` defaults to report.html in the first folder.
+
+    Returns what was written, the number of points, those that are not done with their errors, and the run ids on each
+    frontier. Raises UserError if a folder is missing or holds no run.
+    """
+    points = collect(folders)
+    out = out or folders[0] / "report.html"
+    if out.suffix != ".html":
+        raise UserError(f"--out {out}: give a file name that ends in .html")
+    groups = Groups(points)
+    page, frontiers = _page(points, groups, folders[0].resolve().name)
+    replace_atomically(out, page.encode())
+    table, buffer = frame(points), io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    replace_atomically(out.with_suffix(".parquet"), buffer.getvalue())
+    result = {
+        "report": str(out),
+        "parquet": str(out.with_suffix(".parquet")),
+        "json": str(out.with_suffix(".json")),
+        "points": len(points),
+        "done": sum(point.state == "done" for point in points),
+        "failed": [
+            {"run_id": point.run_id, "folder": point.folder, "state": point.state, "error": point.error}
+            for point in points
+            if point.state != "done"
+        ],
+        "frontiers": {name: [point.run_id for point in front] for name, front in frontiers.items()},
+    }
+    write_json(out.with_suffix(".json"), result | {"table": _without_nan(table.to_dict("records"))})
+    return result
+
+
+def _page(points: list[Point], groups: Groups, name: str) -> tuple[str, dict[str, list[Point]]]:
+    """Return the page and the points on each frontier."""
+    shown: dict[str, go.Figure] = {}
+    frontiers: dict[str, list[Point]] = {}
+    cards = []
+    for key, (heading, text) in HEADINGS.items():
+        if found := figures.frontier(groups, key):
+            shown[key], frontiers[key] = found
+            cards.append(_card(key, heading, text))
+
+    def tabs(prefix: str, panes: dict[str, dict[str, go.Figure]]) -> str:
+        shown.update({f"{prefix}:{tab}:{title}": one for tab, grid in panes.items() for title, one in grid.items()})
+        return _tabs({tab: "".join(_card(f"{prefix}:{tab}:{title}", title) for title in panes[tab]) for tab in panes})
+
+    trained = {SHORT[key]: {"": one} for key in figures.CURVES if (one := figures.curves(groups, key))}
+    maps = {SHORT[metric]: grid for metric in figures.HEATMAPS if (grid := figures.heatmaps(groups, metric))}
+    latents = {
+        "Nearest cosine": figures.histogram(
+            groups, "geometry.histogram", "alive", "cosine of a direction with its nearest", "random"
+        ),
+        "Density": figures.histogram(
+            groups, "latents.density_histogram", "counts", "log10 of the share of rows on which a latent fires"
+        ),
+        "Biases": figures.histogram(groups, "biases.histogram", "counts", "encoder bias (units of the scaled input)"),
+    }
+    spread = {title: {"": one} for title, one in latents.items() if one}
+    truth = {"": grid} if (grid := figures.truth(groups)) else {}
+    unfinished = [point for point in points if point.state != "done"]
+    sections = [
+        _section("Not finished", "These points are in no frontier.", problems_table(unfinished)),
+        _section("At equal L0", *reference_table(groups)),
+        _section(
+            "What the penalty does",
+            "Each point against the same point without the penalty: same lambda, same everything else. Means over "
+            "the pairs, without → with. The nearest cosine is the median over alive latents.",
+            effect_table(groups),
+        ),
+        _section(
+            "Frontiers",
+            "One marker is one point; a dotted line joins points that differ in lambda only. Filled markers are not "
+            "dominated: no other point is at least as good on both axes. Hover for a point's settings; click to find "
+            "it in the table.",
+            f"<div class='grid'>{''.join(cards)}</div>" if cards else "",
+        ),
+        _section("lambda × orthogonality", "The same metric for every nonlinearity, on one scale.", tabs("map", maps)),
+        _section(
+            "Latents",
+            "One line is one run. Nearest cosine: how close each alive direction's nearest neighbour lies, in front "
+            "of what random directions of the same number and width would give (grey).",
+            tabs("latents", spread),
+        ),
+        _section(
+            "True features",
+            "|cos| of true features with latents, for the highest MCC of each nonlinearity and penalty. A clean "
+            "diagonal is full recovery; two cells in a column are a composite latent.",
+            tabs("truth", truth),
+        ),
+        _section(
+            "Training", "One line is one run; the stronger lambda is the stronger line.", tabs("training", trained)
+        ),
+        _section("All points", "", points_table(points, groups, frontiers)),
+    ]
+    templates = {look: figures.theme(look == "dark").to_plotly_json() for look in ("light", "dark")}
+    data = {"templates": templates, "dark": figures.DARK}
+    plots = ",".join(f"{json.dumps(key)}:{_bare(one)}" for key, one in shown.items())
+    files = resources.files("sae_cli.reporting") / "templates"
+    page = Template((files / "report.html").read_text()).substitute(
+        title=escape(name),
+        lede=_lede(points),
+        facts=_facts(points),
+        legend=_legend(groups),
+        sections="".join(sections),
+        settings=_shared_settings(points, groups),
+        made=f"sae {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        style=(files / "report.css").read_text(),
+        script=(files / "report.js").read_text(),
+        plotly=get_plotlyjs(),
+        # No "<" is left, so nothing in the data can end the script element.
+        data=f'{json.dumps(data)[:-1]}, "figures": {{{plots}}}}}'.replace("<", "\\u003c"),
+    )
+    return page, frontiers
+
+
+def _bare(figure: go.Figure) -> str:
+    """The figure as JSON without the library's own template, which the page replaces."""
+    return figure.update_layout(template="none").to_json()
+
+
+def _lede(points: list[Point]) -> str:
+    counts = Counter(point.state for point in points)
+    rest = [f"{count} {state}" for state, count in counts.most_common() if state != "done"]
+    total = f"{counts['done']} of {len(points)} points" if rest else f"{len(points)} point{'s'[: len(points) != 1]}"
+    return escape(", ".join([f"{total} done", *rest])) + "."
+
+
+def _facts(points: list[Point]) -> str:
+    """Cards: what was trained on what, and the range of the main metrics."""
+    configs = [point.config for point in points if point.config]
+
+    def seen(key: str) -> str:
+        values = sorted({config[key] for config in configs if config.get(key) not in (None, "", "???")})
+        words = [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
+        return ", ".join(words) if len(words) < 4 else f"{words[0]} to {words[-1]}"
+
+    language = {config["source.kind"] for config in configs} == {"language_model"}
+    source = f"{seen('model.name')} · {seen('model.hook')}" if language else seen("source.kind")
+    facts = {"activations": source, "latents F": seen("sae.latents"), "rows per point": seen("train.tokens")}
+    for name in ("l0", "fvu", "delta_ce", "mcc"):
+        if values := [point.metrics[name] for point in points if point.state == "done" and name in point.metrics]:
+            facts[SHORT[name]] = f"{min(values):.3g} to {max(values):.3g}"
+    return "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items() if value)
+
+
+def _legend(groups: Groups) -> str:
+    """Buttons that explain colours and symbols and switch them on and off everywhere."""
+    look = figures.look_of(groups)
+    chips = [
+        f"<button class='chip' aria-pressed='true' data-{kind}='{index}'>"
+        f"<svg viewBox='-8 -8 16 16' aria-hidden='true'{_mark(mark)}</svg>{escape(name)}</button>"
+        for kind, pairs in (("family", look["families"]), ("setting", look["settings"]))
+        for index, (name, mark) in enumerate(pairs)
+    ]
+    return "".join(chips)
+
+
+def _mark(mark: str) -> str:
+    """A disc of a colour, or a symbol that the page draws with the plotting library's own path."""
+    if not mark.startswith("#"):
+        return f"><path data-symbol='{mark}' fill='currentColor'/>"
+    return f" data-colour='{mark}'><circle r='6' fill='currentColor'/>"
+
+
+def _shared_settings(points: list[Point], groups: Groups) -> str:
+    configs = [point.config for point in points if point.config]
+    shared = {key: value for key, value in (configs[0] if configs else {}).items() if key not in groups.keys}
+    shown = {key: value for key, value in shared.items() if not key.startswith(NOT_SHOWN) and value not in ("", [], None)}
+    return "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in shown.items())
+
+
+def _section(title: str, text: str, body: str) -> str:
+    if not body:
+        return ""
+    anchor = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+    return f"<section id='{anchor}'><h2>{title}</h2><p class='note'>{text}</p>{body}</section>"
+
+
+def _card(key: str, title: str, text: str = "") -> str:
+    words = f"<h3>{escape(title)}</h3>" * bool(title) + f"<p>{escape(text)}</p>" * bool(text)
+    caption = f"<figcaption>{words}</figcaption>" * bool(words)
+    return f"<figure>{caption}<div class='plot' data-figure='{escape(key)}'></div></figure>"
+
+
+def _tabs(panes: dict[str, str]) -> str:
+    """Panes of which one is seen at a time; a single pane needs no buttons."""
+    buttons = "".join(
+        f"<button aria-pressed='{str(not index).lower()}'>{escape(tab)}</button>" for index, tab in enumerate(panes)
+    )
+    grids = "".join(f"<div class='grid'{' hidden' * bool(i)}>{body}</div>" for i, body in enumerate(panes.values()))
+    return f"<div class='panes'>{f'<div class=tabs>{buttons}</div>' * (len(panes) > 1)}{grids}</div>" if panes else ""
+
+
+def _without_nan(rows: Iterable[dict[Any, Any]]) -> list[dict[str, Any]]:
+    return [{str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]

@@ -1,0 +1,116 @@
+"""HTML tables of a report; everything that comes from a run is escaped."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from sae_cli.reporting.collect import LABELS, METRICS, Point
+from sae_cli.reporting.groups import COMPARED, Groups, at_reference, penalty_effect, reference_l0
+
+SHORT = {name: label.split(" (")[0] for name, label in LABELS.items()}
+MOST_ROWS = 24
+"""Rows of a comparison table; a larger report is read in its figures."""
+
+
+def problems_table(points: list[Point]) -> str:
+    """Points that are not done, with the reason; empty if there are none."""
+    rows = [[escape(point.state), escape(point.run_id), escape(point.error), escape(point.folder)] for point in points]
+    return _table(["state", "run", "error", "folder"], rows) if rows else ""
+
+
+def reference_table(groups: Groups) -> tuple[str, str]:
+    """Explanation and table of every family and penalty at the L0 that most of them reach."""
+    reference = reference_l0(groups.series)
+    rows = [] if math.isnan(reference) else at_reference(groups, reference)
+    names = [name for name in COMPARED[1:] if any(name in row for row in rows)]
+    if not names:
+        return "", ""
+    rows = sorted(rows, key=lambda row: row.get(names[0], math.inf))[:MOST_ROWS]
+    best = {name: min if name != "mcc" else max for name in names}
+    best_at = {name: best[name](row[name] for row in rows if name in row) for name in names}
+    decimals = {name: _decimals([row[name] for row in rows if name in row]) for name in names}
+    cells = []
+    for row in rows:
+        line = [escape(row["family"]), escape(row["setting"])]
+        for name in names:
+            text = f"{row[name]:.{decimals[name]}f}" if name in row else "<span class='muted'>not reached</span>"
+            line.append(f"<b>{text}</b>" if row.get(name) == best_at[name] else text)
+        cells.append([*line, str(row["points"])])
+    note = (
+        f"Every nonlinearity and penalty read at L0 = {reference:.3g}, the value that most of them reach: interpolated "
+        "between neighbouring lambdas (linear in log L0), mean over seeds. Best of each column in bold."
+    )
+    heads = ["nonlinearity", "penalty", *(f"<abbr title='{LABELS[n]}'>{SHORT[n]}</abbr>" for n in names), "points"]
+    return note, _table(heads, cells, numeric=2)
+
+
+def effect_table(groups: Groups) -> str:
+    """Metrics without → with each penalty, means over matched points; empty if no point has its partner."""
+    rows = penalty_effect(groups)[:MOST_ROWS]
+    names = [name for name in COMPARED if any(name in row for row in rows)]
+    decimals = {name: _decimals([value for row in rows for value in row.get(name, ())]) for name in names}
+    cells = []
+    for row in rows:
+        line = [escape(row["family"]), escape(row["setting"])]
+        for name in names:
+            before, after = row.get(name, (math.nan, math.nan))
+            change = f"<small>{(after - before) / before:+.0%}</small>" if before > 0 else ""
+            digits = decimals[name]
+            line.append(f"{before:.{digits}f} → {after:.{digits}f} {change}" if name in row else "–")
+        cells.append([*line, str(row["pairs"])])
+    heads = ["nonlinearity", "penalty", *(f"<abbr title='{LABELS[n]}'>{SHORT[n]}</abbr>" for n in names), "pairs"]
+    return _table(heads, cells, numeric=2) if cells and names else ""
+
+
+def points_table(points: list[Point], groups: Groups, frontiers: dict[str, list[Point]]) -> str:
+    """The sortable, filterable table of every point; cells carry exact values for sorting."""
+    metrics = [metric for metric in METRICS if any(metric.name in point.metrics for point in points)]
+    decimals = {m.name: _decimals([p.metrics[m.name] for p in points if m.name in p.metrics]) for m in metrics}
+    heads = [("run", "run id"), ("state", "state of the run")]
+    heads += [(key.rsplit(".", 1)[-1] if key.count(".") != 1 else key, key) for key in groups.keys]
+    heads += [(SHORT[metric.name], metric.label) for metric in metrics] + [("frontier", "frontiers it lies on")]
+    body = []
+    for point in points:
+        cells = [_cell(point.run_id), _cell(point.state)]
+        cells += [_cell(point.config.get(key, "")) for key in groups.keys]
+        cells += [_cell(point.metrics.get(metric.name, ""), decimals[metric.name]) for metric in metrics]
+        on = [name.removeprefix("l0_").replace("_", " ") for name, front in frontiers.items() if point in front]
+        cells.append(_cell(", ".join(on)))
+        place = ""
+        if point.config:
+            place = f" data-family='{groups.families.index(groups.family(point))}'"
+            place += f" data-setting='{groups.settings.index(groups.setting(point))}'"
+        body.append(f"<tr data-run='{escape(point.run_id)}'{place}>{''.join(cells)}</tr>")
+    head = "".join(
+        f"<th scope='col' aria-sort='none'><button title='{escape(long)}'>{escape(short)}</button></th>"
+        for short, long in heads
+    )
+    return (
+        "<div class='find'><input type='search' placeholder='Filter, such as prolu 0.25' aria-label='Filter points'>"
+        f"<span role='status'></span></div><div class='wide'><table class='points'><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _cell(value: object, decimals: int = -1) -> str:
+    if isinstance(value, float) and decimals >= 0:
+        return f"<td class='number' data-value='{value!r}'>{value:.{decimals}f}</td>"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"<td class='number' data-value='{value!r}'>{value:g}</td>"
+    return f"<td>{escape(str(value))}</td>"
+
+
+def _decimals(values: Sequence[float]) -> int:
+    """Decimals that give the largest value four digits."""
+    largest = max((abs(value) for value in values), default=0)
+    return min(6, max(0, 3 - math.floor(math.log10(largest)))) if largest else 1
+
+
+def _table(heads: list[str], rows: list[list[str]], numeric: int = 99) -> str:
+    """A plain table of ready HTML cells; columns from `numeric` on hold numbers."""
+
+    def line(tag: str, cells: list[str]) -> str:
+        return "".join(f"<{tag}{' class=number' * (i >= numeric)}>{cell}</{tag}>" for i, cell in enumerate(cells))
+
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return f"<div class='wide'><table><thead><tr>{line('th', heads)}</tr></thead><tbody>{body}</tbody></table></div>"

@@ -1,0 +1,171 @@
+"""A run directory: the only thing that later steps read and that nothing but its run writes."""
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sae_cli.config.convert import load_config, to_yaml
+from sae_cli.config.schema import Config
+from sae_cli.errors import UserError
+from sae_cli.files import read_json, replace_atomically, write_json
+
+PACKAGES = ("torch", "transformer-lens", "transformers", "hydra-core", "wandb", "safetensors")
+
+
+@dataclass
+class RunDirectory:
+    """Paths and records of one run; see docs/architecture.md for the files."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> Config:
+        """The resolved configuration, as it was written before work began."""
+        return load_config(self.path / "config.yaml")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """state (new | running | done | failed | interrupted), step, steps, error, run_id, updated."""
+        file = self.path / "status.json"
+        return read_json(file) if file.exists() else {"state": "new", "step": 0, "steps": 0, "error": ""}
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """Provenance: source fingerprint, versions, git state, device, arguments."""
+        return read_json(self.path / "stamp.json")
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the source the run was trained on."""
+        return self.stamp["source_fingerprint"]
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """Content of eval.json, or None before evaluation."""
+        file = self.path / "eval.json"
+        return read_json(file) if file.exists() else None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoint"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl; an unfinished last line is left out."""
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return []
+        lines = file.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def clear(self) -> None:
+        """Remove what an earlier attempt left, so that the run starts over."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        for name in ("metrics.jsonl", "eval.json", "sae.safetensors", "cfg.json", "status.json", "stamp.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def prepare(self, config: Config, overrides: list[str], source_fingerprint: str, run_id: str, device: str) -> None:
+        """Write the configuration and the stamp; an attempt that goes on keeps its id."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        replace_atomically(self.path / "config.yaml", to_yaml(config).encode())
+        replace_atomically(self.path / "overrides.txt", "".join(f"{word}\n" for word in overrides).encode())
+        attempt = self.stamp["attempt"] if (self.path / "stamp.json").exists() else secrets.token_hex(3)
+        stamp = {
+            "attempt": attempt,
+            "run_id": run_id,
+            "source_fingerprint": source_fingerprint,
+            "device": device,
+            "precision": config.train.precision,
+            "tf32": config.train.tf32,
+            "deterministic": config.train.deterministic,
+            "seed": config.seed,
+            "data_seed": config.train.data_seed,
+            "argv": sys.argv,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "host": socket.gethostname(),
+            "versions": {name: _version(name) for name in ("sae-cli", *PACKAGES)},
+            "git": _git_state(),
+        }
+        write_json(self.path / "stamp.json", stamp)
+
+    def set_status(self, state: str, step: int, steps: int, run_id: str, error: str = "") -> None:
+        """Replace status.json."""
+        updated = datetime.now(UTC).isoformat(timespec="seconds")
+        status = {"state": state, "step": step, "steps": steps, "run_id": run_id, "error": error, "updated": updated}
+        write_json(self.path / "status.json", status)
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop metric lines after `step`, which a resumed run will write again."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        replace_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def append_metrics(self, values: dict[str, float]) -> None:
+        """Add one line to metrics.jsonl; non-finite numbers become null."""
+        clean = {key: value if abs(value) < float("inf") else None for key, value in values.items()}
+        with (self.path / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps(clean) + "\n")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; UserError if another process holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                stream.seek(0)
+                holder = stream.read().strip() or "another process"
+                raise UserError(f"{self.path} is being trained by {holder}; wait for it or stop it") from None
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+            stream.flush()
+            yield
+
+
+def find_runs(path: Path) -> list[RunDirectory]:
+    """Return the run at `path`, or every run below it, sorted by path.
+
+    Raises UserError if the path does not exist or holds no run.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run folder or a folder of runs")
+    if (path / "config.yaml").exists():
+        return [RunDirectory(path)]
+    runs = [RunDirectory(file.parent) for file in sorted(path.glob("**/config.yaml")) if "wandb" not in file.parts]
+    if not runs:
+        raise UserError(f"{path} holds no run (no config.yaml below it)")
+    return runs
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_state() -> dict[str, Any]:
+    """Return commit and dirty flag of the package's repository, empty outside one."""
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

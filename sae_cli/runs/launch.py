@@ -1,0 +1,97 @@
+"""The Hydra application whose jobs train: a stack written by `sae sweep`, or one point composed by Hydra itself.
+
+    python -m sae_cli.runs.launch -m model=tiny sae=relu,prolu_ste sparsity.weight=1,2 hydra/launcher=joblib
+
+is a plain Hydra application, one point per job. `sae sweep` hands its stacks to the same application as
+`+stack=FILE`; such a job writes FILE.result, also when it fails, and returns normally, so that no job stops another.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from sae_cli.config.check import check
+from sae_cli.config.compose import VERSION_BASE
+from sae_cli.config.convert import from_dict
+from sae_cli.errors import UserError
+from sae_cli.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def result_path(stack: Path) -> Path:
+    """Return the file in which the job of a stack file leaves its outcomes."""
+    return stack.with_suffix(".result")
+
+
+def run_stack(path: Path) -> None:
+    """Train the points of a stack file and write their outcomes: {run id: {"state", "error"}}.
+
+    An error that hits the whole stack is written under the empty run id.
+    Raises KeyboardInterrupt when the stack was interrupted, so that a launcher starts no further job.
+    """
+    from sae_cli.training.execute import execute
+
+    stack = read_json(path)
+    try:
+        outcomes = execute(
+            [from_dict(point["config"]) for point in stack["points"]],
+            fresh=stack["fresh"],
+            evaluate=stack["evaluate"],
+            overrides=[point["overrides"] for point in stack["points"]],
+        )
+    except Exception as problem:
+        logger.error("stack %s failed: %s", path.stem, problem, exc_info=not isinstance(problem, UserError))
+        error = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+        write_json(result_path(path), {"": {"state": "failed", "error": error}})
+        return
+    for outcome in outcomes:
+        if outcome.state == "failed":
+            logger.error("point %s failed: %s", outcome.run_id, outcome.error)
+    write_json(result_path(path), {o.run_id: {"state": o.state, "error": o.error} for o in outcomes})
+    if any(outcome.state == "interrupted" for outcome in outcomes):
+        raise KeyboardInterrupt
+
+
+def run_point(values: dict[str, Any], overrides: list[str]) -> None:
+    """Train and evaluate one point that Hydra composed. Raises UserError, also when the point fails."""
+    from sae_cli.training.execute import execute
+
+    config = from_dict(values)
+    check(config)
+    (outcome,) = execute([config], evaluate=True, overrides=[overrides])
+    if outcome.state == "interrupted":
+        raise KeyboardInterrupt
+    if outcome.state == "failed":
+        raise UserError(f"point {outcome.run_id} failed: {outcome.error}")
+
+
+@hydra.main(version_base=VERSION_BASE, config_path="pkg://sae_cli.conf", config_name="config")
+def main(composed: DictConfig) -> None:
+    """Run one job of Hydra's: a stack file (`+stack=FILE`) or a point."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    stack = composed.get("stack")
+    if stack is not None:
+        run_stack(Path(stack))
+        return
+    overrides = list(hydra.core.hydra_config.HydraConfig.get().overrides.task)
+    try:
+        values = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(values, dict)
+        run_point(values, overrides)
+    except Exception as problem:
+        # Hydra's basic launcher runs all jobs and shows the first error only, at the end.
+        logger.error("%s: %s", " ".join(overrides), problem)
+        raise
+
+
+if __name__ == "__main__":
+    # Imported by its name, so that a job pickled for another process finds `main` there.
+    from sae_cli.runs import launch
+
+    launch.main()

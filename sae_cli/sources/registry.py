@@ -1,0 +1,142 @@
+"""Open the source that a configuration names; caches are made when missing and reused when they match."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sae_cli.config.convert import to_dict
+from sae_cli.config.schema import Config
+from sae_cli.errors import UserError
+from sae_cli.files import short_hash
+from sae_cli.sources import ActivationSource, RowSource
+
+log = logging.getLogger(__name__)
+
+SYNTHETIC = ("three_features", "features")
+CACHED = ("language_model", "vectors")
+SOURCES = (*CACHED, *SYNTHETIC)
+
+
+def hook_names(config: Config) -> list[str]:
+    """Return the hooks that `sae cache` stores, the training hook first; `vectors` for the vectors source."""
+    if config.source.kind == "vectors":
+        return ["vectors"]
+    return list(dict.fromkeys([config.model.hook, *config.cache.hooks]))
+
+
+def cache_folders(config: Config) -> dict[str, Path]:
+    """Return where the cache of each hook is or will be; reads no weights."""
+    from sae_cli.store.find import cache_fingerprint, cache_folder
+
+    if config.source.kind == "vectors":
+        from sae_cli.sources.vectors import rows_fingerprint
+
+        name = Path(config.source.path).stem
+    else:
+        from sae_cli.sources.language_model import rows_fingerprint
+
+        name = config.model.name
+    root = Path(config.cache.dir)
+    prints = {hook: cache_fingerprint(rows_fingerprint(config, hook), config.cache) for hook in hook_names(config)}
+    return {hook: cache_folder(root, name, hook, value) for hook, value in prints.items()}
+
+
+def open_rows(config: Config, device: str) -> RowSource:
+    """Return the stream that the cache writer reads; loads the language model."""
+    if config.source.kind == "vectors":
+        from sae_cli.sources.vectors import VectorRows
+
+        return VectorRows(config)
+    from sae_cli.sources.language_model import LanguageModelRows
+
+    return LanguageModelRows(config, device)
+
+
+def refuse_synthetic(config: Config) -> None:
+    """Raise UserError for sources that have no cache."""
+    if config.source.kind in SYNTHETIC:
+        raise UserError(f"source={config.source.kind} draws rows as they are needed and has no cache; run `sae train`")
+
+
+def ensure_cache(config: Config) -> list[Path]:
+    """Return the finished cache of every hook, making what is missing in one pass over the text."""
+    from sae_cli.device import choose_device
+    from sae_cli.store.find import finished
+    from sae_cli.store.writer import write_caches
+
+    refuse_synthetic(config)
+    folders = cache_folders(config)
+    missing = {hook: folder for hook, folder in folders.items() if not finished(folder)}
+    for hook in folders.keys() - missing.keys():
+        log.info("using the cache %s", folders[hook])
+    if missing:
+        log.info("writing %s", ", ".join(map(str, missing.values())))
+        write_caches(open_rows(config, choose_device(config.device)), config.cache, missing)
+    return list(folders.values())
+
+
+_fingerprints: dict[str, str] = {}
+"""Fingerprints by the settings that decide them, so that a sweep hashes the model and the text once."""
+
+
+def source_fingerprint(config: Config) -> str:
+    """Return the fingerprint of the training data, without reading weights or activations."""
+    if config.source.kind in SYNTHETIC:
+        from sae_cli.sources.synthetic import fingerprint
+
+        return fingerprint(config.source)
+    settings = to_dict(config)
+    key = short_hash([settings[part] for part in ("model", "text", "source", "cache")])
+    if key not in _fingerprints:
+        (folder,) = cache_folders(training_part(config)).values()
+        _fingerprints[key] = folder.name.rsplit("-", 1)[-1]
+    return _fingerprints[key]
+
+
+def training_part(config: Config) -> Config:
+    """Return the configuration without further hooks: training reads one."""
+    return replace(config, cache=replace(config.cache, hooks=[]))
+
+
+def source_width(config: Config) -> int | None:
+    """Return the width D of the training data, or None while there is neither a synthetic source nor a cache."""
+    if config.source.kind in SYNTHETIC:
+        return 3 if config.source.kind == "three_features" else config.source.width
+    from sae_cli.store.find import finished
+    from sae_cli.store.format import read_manifest
+
+    (folder,) = cache_folders(training_part(config)).values()
+    return read_manifest(folder).width if finished(folder) else None
+
+
+def plan_cache(config: Config) -> list[dict[str, Any]]:
+    """Return folder, hook, exact bytes, rows and state (done | new) of each cache; loads the model for its widths."""
+    from sae_cli.store.find import finished, plan_bytes
+
+    refuse_synthetic(config)
+    folders = cache_folders(config)
+    widths = open_rows(config, "cpu").widths
+    rows = config.cache.tokens + config.cache.validation_tokens
+    return [
+        {
+            "hook": hook,
+            "folder": str(folder),
+            "rows": rows,
+            "bytes": plan_bytes(widths[hook], config.cache),
+            "state": "done" if finished(folder) else "new",
+        }
+        for hook, folder in folders.items()
+    ]
+
+
+def open_source(config: Config, device: str) -> ActivationSource:
+    """Return the source to train on or to evaluate with; makes the cache first if there is none."""
+    if config.source.kind in SYNTHETIC:
+        from sae_cli.sources.synthetic import SyntheticSource
+
+        return SyntheticSource(config.source, config.train.data_seed, config.cache.validation_tokens)
+    from sae_cli.store.loader import CacheReader
+
+    (folder,) = ensure_cache(training_part(config))
+    return CacheReader(folder, config.cache.mix_bytes, config.train.data_seed, pin=device.startswith("cuda"))

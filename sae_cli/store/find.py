@@ -1,0 +1,105 @@
+"""Which folder holds a cache, how many bytes it takes, and whether its files are sound."""
+
+import re
+from pathlib import Path
+
+from sae_cli.config.schema import CacheConfig
+from sae_cli.errors import UserError
+from sae_cli.files import sha256_of, short_hash
+from sae_cli.store.format import (
+    FORMAT_VERSION,
+    MANIFEST,
+    SPLITS,
+    check_size,
+    file_bytes,
+    find_x,
+    read_header,
+    read_manifest,
+    shard_tensors,
+)
+from sae_cli.store.order import block_rows, row_limit, shard_rows
+
+
+def settings(cache: CacheConfig) -> dict[str, int | str]:
+    """Return the settings that decide a cache's bytes."""
+    keys = ("tokens", "validation_tokens", "dtype", "seed", "shuffle_bytes", "shard_bytes")
+    return {key: getattr(cache, key) for key in keys}
+
+
+def cache_fingerprint(row_fingerprint: str, cache: CacheConfig) -> str:
+    """Return the identity of a cache: what its rows are, and how they are stored."""
+    return short_hash({"rows": row_fingerprint, "format_version": FORMAT_VERSION, **settings(cache)})
+
+
+def cache_folder(root: Path, name: str, hook: str, fingerprint: str) -> Path:
+    """Return the folder `<name>-<hook>-<fingerprint>` under `root`; characters unfit for file names become `_`."""
+    return Path(root) / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{hook}-{fingerprint}")
+
+
+def finished(folder: Path) -> bool:
+    """Return whether the complete cache that `cache_folder` named is here.
+
+    Raises UserError if its manifest is damaged, of another format version or of another cache.
+    """
+    if not (folder / MANIFEST).exists():
+        return False
+    check_owner(folder / MANIFEST, read_manifest(folder).fingerprint, folder.name.rsplit("-", 1)[-1])
+    return True
+
+
+def check_owner(path: Path, found: str, expected: str) -> None:
+    """Raise UserError if a file belongs to another cache than the one that is expected in its folder."""
+    if found != expected:
+        raise UserError(f"{path}: belongs to cache {found}, not {expected}; move {path.parent} away or set cache.dir")
+
+
+def plan_bytes(
+    widths: dict[str, int],
+    cache: CacheConfig,
+    context: int = 0,
+    rows_per_context: int = 0,
+    rows: dict[str, int] | None = None,
+) -> dict[str, int]:
+    """Return the exact bytes of each hook's shards and tokens files; manifest.json comes on top (about 25 D bytes).
+
+    context: tokens T per context; 0: no tokens files (vectors).
+    rows_per_context: rows that a context gives, such as T, or T - 1 without the BOS row.
+    rows: rows by part if they differ from cache.tokens and cache.validation_tokens (cache.tokens=0: every row).
+    """
+    total = dict.fromkeys(widths, 0)
+    for split in SPLITS:
+        limit = row_limit(split, cache)
+        count = rows[split] if rows else limit
+        for hook, width in widths.items():
+            done = index = 0
+            while done < count:
+                block = min(block_rows(index, limit, width, cache), count - done)
+                shards = shard_rows(block, width, cache)
+                total[hook] += sum(file_bytes(shard_tensors(shard, width, cache.dtype)) for shard in shards)
+                done, index = done + block, index + 1
+            if context and count:
+                shape = ("int32", (-(-count // rows_per_context), context))
+                total[hook] += file_bytes({"tokens": shape, "document": shape})
+    return total
+
+
+def verify(folder: Path) -> list[str]:
+    """Check sizes, headers and SHA-256 of every file of a cache; return one line per problem."""
+    try:
+        manifest = read_manifest(folder)
+    except UserError as error:
+        return [str(error)]
+    problems = []
+    for part in (manifest.train, manifest.validation):
+        for file in part.files():
+            try:
+                check_size(folder, file)
+                if sha256_of(folder / file.name) != file.sha256:
+                    problems.append(f"{folder / file.name}: content differs from its SHA-256 in {MANIFEST}")
+                elif file in part.shards:
+                    find_x(folder, file, manifest)
+                else:
+                    read_header(folder / file.name)
+            except (UserError, OSError) as error:
+                problems.append(str(error))
+    return problems

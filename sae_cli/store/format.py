@@ -1,0 +1,234 @@
+"""The files of a cache: manifest.json and safetensors files beside it. docs/cache-format.md is the normative text."""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sae_cli.errors import UserError
+from sae_cli.files import read_json, sync_folder, write_json
+
+FORMAT = "sae-activations"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+SPLITS = ("validation", "train")
+"""Parts of a cache in the order in which they are written: the small one first, so that too little text shows early."""
+
+DTYPES = {"bfloat16": ("BF16", 2), "float16": ("F16", 2), "float32": ("F32", 4), "int32": ("I32", 4)}
+"""Safetensors code and bytes per number, by torch's name."""
+_LARGEST_HEADER = 1 << 20
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+"""Names, dtypes and shapes of a file's tensors, in the order in which they lie in it."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One safetensors file; `rows` counts activations, or contexts in a tokens file."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "StoredFile":
+        """Check and convert. Raises ValueError, TypeError or KeyError."""
+        file = cls(**data)
+        # A manifest may come from elsewhere: a name must not lead out of the folder.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", file.name):
+            raise ValueError(f"unfit file name {file.name!r}")
+        if not all(type(number) is int and number >= 0 for number in (file.rows, file.bytes)):
+            raise ValueError(f"{file.name}: rows and bytes must be counts")
+        return file
+
+
+@dataclass
+class Part:
+    """The training or the validation part."""
+
+    rows: int = 0
+    shards: list[StoredFile] = field(default_factory=list)
+    tokens: StoredFile | None = None
+    """Text of the contexts; None for vectors."""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Part":
+        """Check and convert. Raises ValueError, TypeError or KeyError."""
+        shards = [StoredFile.from_dict(shard) for shard in data["shards"]]
+        if data["rows"] != sum(shard.rows for shard in shards) or not all(shard.rows for shard in shards):
+            raise ValueError("rows of the shards do not add up")
+        tokens = None if data["tokens"] is None else StoredFile.from_dict(data["tokens"])
+        return cls(data["rows"], shards, tokens)
+
+    def files(self) -> list[StoredFile]:
+        """Return every file of the part."""
+        return [*self.shards, *([self.tokens] if self.tokens else [])]
+
+
+@dataclass
+class Manifest:
+    """What manifest.json says."""
+
+    fingerprint: str
+    hook: str
+    dtype: str
+    width: int
+    train: Part
+    validation: Part
+    mean: list[float]
+    """Mean of the training rows as stored, by dimension."""
+    mean_squared_norm: float
+    """E||x||^2 of the training rows."""
+    variance: float
+    """E||x - mean||^2 of the training rows."""
+    source: dict[str, Any]
+    """What the source says of itself: model, processing, tokenizer, text, library versions."""
+    settings: dict[str, Any]
+    """The cache settings that decided the bytes."""
+    created_by: str
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json: from here on the cache is finished."""
+        write_json(folder / MANIFEST, {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)})
+
+
+def damaged(path: Path, why: str) -> UserError:
+    """Return the error for a file that cannot be read as part of a cache."""
+    folder = path.parent
+    return UserError(f"{path}: {why}; see `sae cache verify {folder}`, or delete {folder} and run `sae cache` again")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check manifest.json. Raises UserError if it is absent, damaged or of another format version."""
+    path = folder / MANIFEST
+    try:
+        data = read_json(path)
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError("not an activation cache")
+        check_version(path, data)
+        data = {key: value for key, value in data.items() if not key.startswith("format")}
+        parts = {split: Part.from_dict(data.pop(split)) for split in SPLITS}
+        manifest = Manifest(**data, **parts)
+        if manifest.dtype not in ("bfloat16", "float16", "float32"):
+            raise ValueError(f"unknown dtype {manifest.dtype!r}")
+        numbers = [*manifest.mean, manifest.mean_squared_norm, manifest.variance]
+        if manifest.width != len(manifest.mean) or not all(math.isfinite(number) for number in numbers):
+            raise ValueError("mean, mean_squared_norm or variance is not sound")
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no finished cache here ({MANIFEST} is missing); run `sae cache`") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise damaged(path, f"damaged ({error})") from error
+    return manifest
+
+
+def check_version(path: Path, data: dict[str, Any]) -> None:
+    """Refuse a file of another format version. Raises UserError."""
+    if data.get("format_version") != FORMAT_VERSION:
+        found = data.get("format_version")
+        raise UserError(
+            f"{path}: cache format version {found}, this program reads {FORMAT_VERSION}; delete {path.parent} "
+            "and run `sae cache` again"
+        )
+
+
+def shard_tensors(rows: int, width: int, dtype: str) -> Tensors:
+    """Return a shard's tensors. The int32 ones come first so that all stay aligned whatever the width."""
+    return {"context": ("int32", (rows,)), "position": ("int32", (rows,)), "x": (dtype, (rows, width))}
+
+
+def header_bytes(tensors: Tensors) -> bytes:
+    """Return a safetensors header, length included, padded to 8 bytes."""
+    entries, offset = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        code, size = DTYPES[dtype]
+        end = offset + size * math.prod(shape)
+        entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def file_bytes(tensors: Tensors) -> int:
+    """Return the exact size of a file with these tensors."""
+    return len(header_bytes(tensors)) + sum(DTYPES[dtype][1] * math.prod(shape) for dtype, shape in tensors.values())
+
+
+def write_tensors(path: Path, tensors: Tensors, chunks: Iterable[Any]) -> StoredFile:
+    """Write a safetensors file atomically from buffers that hold the tensors' bytes in order."""
+    digest, size = hashlib.sha256(), 0
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        for chunk in (header_bytes(tensors), *chunks):
+            stream.write(chunk)
+            digest.update(chunk)
+            size += memoryview(chunk).nbytes
+        stream.flush()
+        os.fsync(stream.fileno())
+    assert size == file_bytes(tensors), f"{path}: {size} bytes for {tensors}"
+    temporary.replace(path)
+    sync_folder(path.parent)
+    rows = next(iter(tensors.values()))[1][0]
+    return StoredFile(path.name, rows, size, digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a tensor lies in a file: `bytes` from `offset`, counted from the file's beginning."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    bytes: int
+
+
+def read_header(path: Path) -> dict[str, Span]:
+    """Read a safetensors header with bounds checks. Raises UserError naming the file."""
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+                raise ValueError("no safetensors header")
+            entries = json.loads(stream.read(length))
+        spans, names = {}, {code: (name, number) for name, (code, number) in DTYPES.items()}
+        for name, entry in entries.items():
+            if name == "__metadata__":
+                continue
+            dtype, number = names[entry["dtype"]]
+            shape, (begin, end) = entry["shape"], entry["data_offsets"]
+            if not all(type(item) is int and item >= 0 for item in (*shape, begin, end)):
+                raise ValueError(f"header of {name}: not a count")
+            if end - begin != number * math.prod(shape) or 8 + length + end > size:
+                raise ValueError(f"header of {name}: outside of the file")
+            spans[name] = Span(dtype, tuple(shape), 8 + length + begin, end - begin)
+    except FileNotFoundError:
+        raise damaged(path, "missing") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise damaged(path, f"damaged ({error})") from error
+    return spans
+
+
+def check_size(folder: Path, file: StoredFile) -> None:
+    """Compare a file's size with the manifest. Raises UserError naming the file."""
+    path = folder / file.name
+    if not path.is_file():
+        raise damaged(path, "missing")
+    if path.stat().st_size != file.bytes:
+        raise damaged(path, f"{path.stat().st_size} bytes instead of {file.bytes}")
+
+
+def find_x(folder: Path, shard: StoredFile, manifest: Manifest) -> Span:
+    """Return where a shard's activations lie, after its size and header were checked. Raises UserError."""
+    check_size(folder, shard)
+    span = read_header(folder / shard.name).get("x")
+    if span is None or span.dtype != manifest.dtype or span.shape != (shard.rows, manifest.width):
+        raise damaged(folder / shard.name, f"no x of {shard.rows} x {manifest.width} {manifest.dtype} in it")
+    return span

@@ -1,0 +1,70 @@
+"""Dead latents: which they are, and error-proportional resampling (ProLU author's recipe, after Anthropic 2023)."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sae_cli.randomness import derive_seed
+from sae_cli.training.step import Stepper
+
+ENCODER_NORM = 0.2
+"""Encoder norm of a resampled latent as a share of the mean norm of live latents."""
+
+
+def dead_latents(stepper: Stepper, rows_seen: int) -> Tensor:
+    """Return which latents (K, F) have not fired on the last `train.dead_after` rows."""
+    return rows_seen - stepper.last_fired_KF > stepper.train.dead_after
+
+
+def collect_rows(batches: Iterator[Tensor], count: int) -> Tensor:
+    """Return the next `count` rows (N, D) or a few more; they are not consumed from training's own stream."""
+    parts: list[Tensor] = []
+    while sum(map(len, parts)) < count:
+        parts.append(next(batches))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def squared_errors(stepper: Stepper, member: int, x_ND: Tensor) -> Tensor:
+    """Return the squared reconstruction error (N,) of a member on scaled rows, in batches of the training size."""
+    part = stepper.stack.part(slice(member, member + 1))
+    errors = [(x_BD - part.decode(part.encode(x_BD))[0]).square().sum(1) for x_BD in x_ND.split(stepper.train.batch)]
+    return torch.cat(errors)
+
+
+@torch.no_grad()
+def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[int]:
+    """Point each member's dead latents at inputs it reconstructs badly; return how many it was for each member.
+
+    A dead latent gets the direction of an input x - b_dec drawn with probability proportional to its squared error,
+    an encoder of 0.2 of the mean live norm, bias 0 and a fresh Adam state. Draws depend on the member's seed and the
+    step alone.
+    """
+    stack, counts = stepper.stack, []
+    dead_KF = dead_latents(stepper, rows_seen)
+    for k in range(stack.members):
+        dead_F = dead_KF[k]
+        dead = int(dead_F.sum())
+        counts.append(dead)
+        if not dead or bool(stepper.frozen_K[k]):
+            continue
+        generator = torch.Generator().manual_seed(derive_seed(stepper.configs[k].seed, "resample", step))
+        chances = squared_errors(stepper, k, x_ND).double().cpu()
+        if not chances.sum() > 0:
+            continue
+        chosen = torch.multinomial(chances, dead, replacement=dead > len(chances), generator=generator)
+        directions = normalize(x_ND[chosen.to(x_ND.device)] - stack.b_dec_KD[k], dim=1)
+        live_norms = stack.W_enc_KDF[k][:, ~dead_F].norm(dim=0)
+        norm = live_norms.mean() if len(live_norms) else stack.W_enc_KDF[k].norm(dim=0).mean()
+        stack.W_dec_KFD[k, dead_F] = directions
+        stack.W_enc_KDF[k, :, dead_F] = directions.T * norm * ENCODER_NORM
+        stack.b_enc_KF[k, dead_F] = 0
+        state = stepper.adam_state(k)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            state["W_dec_KFD"][moment][0, dead_F] = 0
+            state["W_enc_KDF"][moment][0, :, dead_F] = 0
+            state["b_enc_KF"][moment][0, dead_F] = 0
+        stepper.last_fired_KF[k, dead_F] = rows_seen
+    return counts

@@ -1,0 +1,217 @@
+"""From points to finished run directories: plan, lock, resume or start, train, save, evaluate."""
+
+import logging
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from sae_cli.config.identity import run_id, stack_key
+from sae_cli.config.schema import Config
+from sae_cli.device import choose_device
+from sae_cli.dictionary.artifact import save_sae
+from sae_cli.errors import UserError
+from sae_cli.files import replace_atomically
+from sae_cli.runs.directory import RunDirectory
+from sae_cli.runs.tracking import open_tracker
+from sae_cli.sources import ActivationSource
+from sae_cli.sources.registry import open_source, source_fingerprint, source_width
+from sae_cli.training.checkpoint import common_step, saved_steps
+from sae_cli.training.progress import Progress
+from sae_cli.training.schedules import total_steps
+from sae_cli.training.trainer import Member, StopFlag, Trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class PointPlan:
+    """What executing a point would do."""
+
+    run_id: str
+    folder: Path
+    stack_key: str
+    state: str
+    """new | done | failed | interrupted"""
+    resume_step: int
+    parameters: int | None
+    """None if the width is not known before the activations are cached."""
+    memory_bytes: int | None
+    """Estimated memory of training the point alone, without the loader's."""
+
+
+@dataclass
+class Outcome:
+    """How a point ended."""
+
+    run_id: str
+    folder: Path
+    state: str
+    """done | skipped | failed | interrupted"""
+    error: str = ""
+
+
+def plan_point(config: Config) -> PointPlan:
+    """Return a point's identity, state and size without training or loading a language model."""
+    fingerprint = source_fingerprint(config)
+    identity = run_id(config, fingerprint)
+    run = RunDirectory(Path(config.runs_dir) / config.name / identity)
+    state = run.status["state"]
+    steps = saved_steps(run.checkpoint)
+    parameters = memory = None
+    if width := source_width(config):
+        latents = config.sae.latents
+        parameters = 2 * width * latents + latents + width
+        # weights, gradients and two Adam moments in fp32; about six (B, F) tensors of at most four bytes
+        memory = 16 * parameters + 24 * config.train.batch * latents
+    return PointPlan(
+        identity,
+        run.path,
+        stack_key(config, fingerprint),
+        "interrupted" if state == "running" else state,
+        steps[-1] if steps else 0,
+        parameters,
+        memory,
+    )
+
+
+def execute(
+    configs: list[Config],
+    *,
+    fresh: bool = False,
+    evaluate: bool = False,
+    overrides: list[list[str]] | None = None,
+) -> list[Outcome]:
+    """Train the points of one stack, resuming what was begun and skipping what is done.
+
+    Returns one outcome per point, in order. A member that goes non-finite fails alone; any other exception fails the
+    members that were training (their checkpoints stay), UserErrors are raised on. SIGTERM and SIGINT end the training
+    after the current step with a checkpoint.
+    """
+    plans = [plan_point(config) for config in configs]
+    if len({plan.stack_key for plan in plans}) > 1:
+        raise ValueError("the points of one stack must share the stack key")
+    words = overrides or [[] for _ in configs]
+    wanted = [index for index, plan in enumerate(plans) if fresh or plan.state != "done"]
+    outcomes = {i: Outcome(plan.run_id, plan.folder, "skipped") for i, plan in enumerate(plans) if i not in wanted}
+    if wanted:
+        chosen = [(configs[i], plans[i], words[i]) for i in wanted]
+        outcomes |= zip(wanted, _train(chosen, fresh), strict=True)
+    if evaluate:
+        _evaluate([outcome for outcome in outcomes.values() if outcome.state in ("done", "skipped")])
+    return [outcomes[index] for index in range(len(configs))]
+
+
+def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool) -> list[Outcome]:
+    config = points[0][0]
+    device = choose_device(config.device)
+    torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    steps = total_steps(config.train)
+    with ExitStack() as stack:
+        runs = [RunDirectory(plan.folder) for _, plan, _ in points]
+        for run in runs:
+            stack.enter_context(run.lock())
+            stack.enter_context(_log_file(run.path / "log.txt"))
+        stop = stack.enter_context(_stop_signals())
+        for run, (point, plan, words) in zip(runs, points, strict=True):
+            if fresh:
+                run.clear()
+            run.prepare(point, words, source_fingerprint(point), plan.run_id, device)
+        start = common_step([run.checkpoint for run in runs])
+        for run, (_, plan, _) in zip(runs, points, strict=True):
+            run.set_status("running", start, steps, plan.run_id)
+        members: list[Member] = []
+        try:
+            source = open_source(config, device)
+            for run, (point, plan, _) in zip(runs, points, strict=True):
+                tracker = open_tracker(point, plan.run_id, run.stamp["attempt"], run.path, start > 0)
+                members.append(Member(point, run, plan.run_id, stack.enter_context(tracker)))
+            trainer = Trainer(members, source, device)
+            if start:
+                log.info("resuming %d member(s) at step %d of %d", len(members), start, steps)
+            with Progress(steps, config.train.batch, start) as progress:
+                finished = trainer.run(start, progress, stop)
+            return [_finish(trainer, index, source, finished, stop) for index in range(len(members))]
+        except Exception as error:
+            log.debug("%s", traceback.format_exc())
+            message = " ".join(str(error).split()) or type(error).__name__
+            for run, (_, plan, _) in zip(runs, points, strict=True):
+                if run.status["state"] == "running":
+                    run.set_status("failed", run.status["step"], steps, plan.run_id, message)
+            if isinstance(error, UserError):
+                raise
+            log.error("%s", message)
+            return [Outcome(plan.run_id, plan.folder, "failed", message) for _, plan, _ in points]
+
+
+def _finish(trainer: Trainer, index: int, source: ActivationSource, finished: int, stop: StopFlag) -> Outcome:
+    """Write a member's artefact and last status."""
+    member, steps = trainer.members[index], trainer.stepper.steps
+    run = member.run
+    if finished < steps:
+        run.set_status("interrupted", finished, steps, member.run_id)
+        return Outcome(member.run_id, run.path, "interrupted", f"stopped by signal {stop.signal} at step {finished}")
+    if member.error:
+        run.set_status("failed", finished, steps, member.run_id, member.error)
+        for file in run.checkpoint.glob("*.safetensors"):  # a frozen member must start over, not resume its end
+            file.unlink()
+        return Outcome(member.run_id, run.path, "failed", member.error)
+    if source.true_GD is not None:
+        replace_atomically(run.path / "true_features.safetensors", save({"true_GD": source.true_GD}))
+    save_sae(run.path, trainer.stepper.stack.member(index, source.scale, trainer.artefact_metadata(member)))
+    run.set_status("done", finished, steps, member.run_id)
+    member.tracker.summary({f"final/{key}": value for key, value in member.last.items()})
+    return Outcome(member.run_id, run.path, "done")
+
+
+def _evaluate(outcomes: Sequence[Outcome]) -> None:
+    from sae_cli.evaluation.evaluate import evaluate
+
+    runs = [RunDirectory(outcome.folder) for outcome in outcomes]
+    pending = [run for run in runs if run.evaluation is None]
+    if pending:
+        evaluate(pending)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[StopFlag]:
+    """Turn SIGTERM and SIGINT into a flag; a second one interrupts at once."""
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if flag:
+            raise KeyboardInterrupt
+        flag.signal = number
+        log.warning("stopping after this step; the run resumes from here")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Copy the package's log to a run's log.txt."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("sae_cli")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,173 @@
+"""The training loop."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_cli.config.schema import Config, OrthogonalityConfig
+from sae_cli.dictionary.stack import SAEStack
+from sae_cli.losses.orthogonality import nearest_cosines
+from sae_cli.runs.directory import RunDirectory
+from sae_cli.runs.tracking import Tracker
+from sae_cli.sources import ActivationSource
+from sae_cli.training.checkpoint import load_checkpoint, save_checkpoint
+from sae_cli.training.dead_latents import collect_rows, dead_latents, resample
+from sae_cli.training.progress import Progress
+from sae_cli.training.schedules import due_steps, learning_rate
+from sae_cli.training.step import METRICS, Stepper
+
+log = logging.getLogger(__name__)
+
+HISTOGRAM_EVERY = 10
+"""Log lines between histograms of nearest cosines and biases."""
+
+
+@dataclass
+class Member:
+    """One point being trained: where it is written and tracked."""
+
+    config: Config
+    run: RunDirectory
+    run_id: str
+    tracker: Tracker
+    error: str = ""
+    last: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains the members of one stack on one source."""
+
+    def __init__(self, members: Sequence[Member], source: ActivationSource, device: str) -> None:
+        self.members, self.source, self.device = members, source, device
+        self.configs = [member.config for member in members]
+        self.train = self.configs[0].train
+        stack = SAEStack.initialise(self.configs, source.mean_D * source.scale, device)
+        self.stepper = Stepper(stack, self.configs, device)
+        self.seconds = 0.0
+        self.logged_step = 0
+
+    def run(self, start: int, progress: Progress, stopped: "StopFlag") -> int:
+        """Train from step `start` to the end or until `stopped`; return the number of finished steps."""
+        steps, train = self.stepper.steps, self.train
+        resampling = due_steps(train.resample_at, steps)
+        self.resume(start)
+        began = time.monotonic() - self.seconds
+        step = start
+        batches = self.scaled_batches(start)
+        while step < steps and not stopped:
+            self.stepper.step(step, next(batches))
+            step += 1
+            if step in resampling:
+                rows = collect_rows(self.scaled_batches(step), train.resample_rows)
+                counts = resample(self.stepper, rows, step, step * train.batch)
+                log.info("step %d: resampled dead latents per member: %s", step, counts)
+            if step % train.log_every == 0 or step == steps:
+                self.seconds = time.monotonic() - began
+                self.log_metrics(step, progress)
+            due = train.checkpoint_every and step % train.checkpoint_every == 0
+            if due or step == steps or stopped:
+                self.seconds = time.monotonic() - began
+                self.checkpoint(step)
+        return step
+
+    def scaled_batches(self, start: int) -> Iterator[Tensor]:
+        """Yield batches from `start` on the training device in fp32, scaled so that E||x||^2 = D."""
+        for x_BD in self.source.batches(start, self.train.batch):
+            yield x_BD.to(self.device, non_blocking=True).float() * self.source.scale
+
+    def resume(self, step: int) -> None:
+        """Restore every member's state after `step` steps; 0 leaves the fresh initialisation."""
+        self.logged_step = step - step % self.train.log_every
+        for index, member in enumerate(self.members):
+            member.run.truncate_metrics(step)
+            if step:
+                extra = load_checkpoint(member.run.checkpoint, self.stepper, index, step)
+                self.seconds = max(self.seconds, extra["seconds"])
+            if bool(self.stepper.frozen_K[index]):
+                member.error = f"went non-finite before step {step}"
+
+    def checkpoint(self, step: int) -> None:
+        """Write the state of every member and its status."""
+        for index, member in enumerate(self.members):
+            extra = {"seconds": self.seconds, "tracker": member.tracker.state()}
+            save_checkpoint(member.run.checkpoint, self.stepper, index, step, extra)
+            member.run.set_status("running", step, self.stepper.steps, member.run_id, member.error)
+
+    def log_metrics(self, step: int, progress: Progress) -> None:
+        """Bring the metrics to the host once and write them to every member's run and tracker."""
+        count = step - self.logged_step
+        self.logged_step = step
+        train, rows = self.train, step * self.train.batch
+        means_KM = self.stepper.take_metrics(count).tolist()
+        lam_K, gamma_K = (weights.tolist() for weights in self.stepper.penalty_weights(step - 1))
+        dead_K = dead_latents(self.stepper, rows).float().mean(1).tolist()
+        negative_K = (self.stepper.stack.b_enc_KF < 0).float().mean(1).tolist()
+        frozen_K = self.stepper.frozen_K.tolist()
+        variance = self.source.variance * self.source.scale**2
+        with_histograms = step % (train.log_every * HISTOGRAM_EVERY) == 0 or step == self.stepper.steps
+        for index, member in enumerate(self.members):
+            config = member.config
+            values = dict(zip(METRICS, means_KM[index], strict=True))
+            values["orthogonality"] *= config.orthogonality.every
+            values |= {
+                "step": step,
+                "tokens": rows,
+                "seconds": round(self.seconds, 3),
+                "fvu": values["mse"] / variance,
+                "sparsity_weighted": lam_K[index] * values["sparsity"],
+                "orthogonality_weighted": gamma_K[index] * self.source.d_model * values["orthogonality"],
+                "lambda": lam_K[index],
+                "gamma": gamma_K[index],
+                "lr": learning_rate(step - 1, config.train.lr, config.train.warmup, train),
+                "dead": dead_K[index],
+                "negative_biases": negative_K[index],
+                "tokens_per_second": rows / max(self.seconds, 1e-9),
+            }
+            if frozen_K[index] and not member.error:
+                member.error = f"went non-finite before step {step}: lower train.lr or set train.clip"
+                log.warning("%s %s; it is frozen, the other members go on", member.run.path, member.error)
+            if with_histograms and not frozen_K[index]:
+                values["nearest_cosine"] = self.log_histograms(index, step, member)
+            member.run.append_metrics(values)
+            member.tracker.log(step, values)
+            member.last = values
+        progress.update(step, [member.last for member in self.members])
+
+    @torch.no_grad()
+    def log_histograms(self, index: int, step: int, member: Member) -> float:
+        """Send a member's nearest cosines and biases to its tracker; return the mean nearest cosine (self-MMCS)."""
+        stack = self.stepper.stack
+        if stack.b_enc_KF.shape[1] < 2:
+            return 0.0
+        cosines_F = nearest_cosines(stack.W_dec_KFD[index], OrthogonalityConfig(kind="nearest"))
+        member.tracker.histogram(step, "nearest_cosine_histogram", cosines_F.cpu().numpy())
+        member.tracker.histogram(step, "bias_histogram", stack.b_enc_KF[index].cpu().numpy())
+        return float(cosines_F.mean())
+
+    def artefact_metadata(self, member: Member) -> dict[str, Any]:
+        """Return what an artefact says about where it comes from."""
+        config = member.config
+        metadata: dict[str, Any] = {"run_id": member.run_id, "source": config.source.kind, "input_scale_folded": True}
+        if config.source.kind == "language_model":
+            metadata |= {
+                "model_name": config.model.path,
+                "hook_name": config.model.hook,
+                "context_size": config.model.context,
+                "prepend_bos": config.model.prepend_bos,
+            }
+        return metadata
+
+
+class StopFlag:
+    """True once a signal asked for the end; the loop finishes its step and saves."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __bool__(self) -> bool:
+        return self.signal != 0

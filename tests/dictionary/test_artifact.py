@@ -1,0 +1,64 @@
+"""Artefacts: round trip, folded input scale, damage."""
+
+import json
+
+import pytest
+import torch
+
+from sae_cli.dictionary.artifact import SAE, load_sae, save_sae
+from sae_cli.dictionary.stack import SAEStack
+from sae_cli.errors import UserError
+
+
+def make_stack(nonlinearity="prolu_ste"):
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(2, 6, 9), (2, 9), (2, 9, 6), (2, 6)]
+    return SAEStack(nonlinearity, *(torch.randn(shape, generator=generator) for shape in shapes))
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "prolu_relu", "prolu_ste"])
+def test_saved_member_acts_on_raw_rows_as_the_stack_on_scaled_rows(tmp_path, nonlinearity):
+    stack, scale = make_stack(nonlinearity), 0.37
+    x_BD = torch.randn(20, 6, generator=torch.Generator().manual_seed(2))
+    save_sae(tmp_path, stack.member(1, scale, {"run_id": "abc"}))
+    sae = load_sae(tmp_path)
+    acts_KBF = stack.encode(x_BD * scale)
+    torch.testing.assert_close(sae.encode(x_BD), acts_KBF[1])
+    torch.testing.assert_close(sae.decode(sae.encode(x_BD)), stack.decode(acts_KBF)[1] / scale)
+    assert sae.metadata == {"run_id": "abc"}
+
+
+def test_encode_of_a_stack_equals_its_members_alone():
+    stack = make_stack()
+    x_BD = torch.randn(20, 6)
+    for k in range(2):
+        torch.testing.assert_close(stack.encode(x_BD)[k], stack.part(slice(k, k + 1)).encode(x_BD)[0])
+
+
+def damaged(folder, kind):
+    if kind == "missing":
+        (folder / "sae.safetensors").unlink()
+    elif kind == "truncated":
+        file = folder / "sae.safetensors"
+        file.write_bytes(file.read_bytes()[:-7])
+    else:
+        cfg = json.loads((folder / "cfg.json").read_text())
+        cfg |= {"d_sae": 10} if kind == "shape" else {"nonlinearity": "gelu"}
+        (folder / "cfg.json").write_text(json.dumps(cfg))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("missing", "is missing"), ("truncated", "damaged"), ("shape", "W_enc must have shape"), ("name", "gelu")],
+)
+def test_damage_is_named(tmp_path, kind, message):
+    save_sae(tmp_path, make_stack().member(0, 1.0, {}))
+    damaged(tmp_path, kind)
+    with pytest.raises(UserError, match=message):
+        load_sae(tmp_path)
+
+
+def test_sae_copies_to_a_device():
+    sae = make_stack().member(0, 1.0, {"a": 1}).to("cpu")
+    assert isinstance(sae, SAE)
+    assert sae.metadata == {"a": 1}

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sae_cli import __version__
-from sae_cli.commands import cache, doctor, evaluate, report, sweep, train
+from sae_cli import __version__, commands_read, commands_run
 from sae_cli.commands_config import config_app
 from sae_cli.errors import UserError
 
@@ -19,27 +18,66 @@ class Commands(TyperGroup):
     """Turns what a command raises into one line on stderr and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; with --debug errors keep their traceback."""
+        """Run a command; with --debug an error keeps its traceback."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
+            typer.echo("interrupted; the same command goes on where it stopped", err=True)
             raise typer.Exit(INTERRUPTED) from None
-        except UserError as error:
-            if ctx.params.get("debug"):
+        except Exception as error:
+            own = hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
+            if own or ctx.params.get("debug"):
                 raise
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(USAGE) from None
-        except (OSError, ArithmeticError, LookupError, AssertionError, ValueError, TypeError, ImportError) as error:
-            self._fail(ctx, error)
-        except RuntimeError as error:
-            if isinstance(error, typer.Exit | typer.Abort) or type(error).__module__.startswith(("click", "typer")):
-                raise
-            self._fail(ctx, error)
+            if isinstance(error, UserError):
+                typer.echo(f"error: {error}", err=True)
+                raise typer.Exit(USAGE) from None
+            line = " ".join(str(error).split())[:500]
+            typer.echo(f"error: {type(error).__name__}: {line} (`sae --debug ...` shows where)", err=True)
+            raise typer.Exit(FAILED) from None
 
-    def _fail(self, ctx: Any, error: Exception) -> None:
-        if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
-            raise error
-        line = " ".join(str(error).split())[:500]
-        typer.echo(f"error: {type(error).__name__}: {line} (`sae --debug ...` shows where)", err=True)
-        raise typer.Exit(FAILED) from None
+
+app = typer.Typer(
+    cls=Commands,
+    name="sae",
+    help="Sparse autoencoder experiments: cache activations, train and sweep, evaluate, report.",
+    epilog="Overrides are Hydra's: sae=prolu_ste train.lr=3e-4. `sae config keys` and `sae config ls` list them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def shared(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More lines on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Send log lines to stderr; stdout carries results only."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logging.getLogger("sae_cli").setLevel(level)
+
+
+app.command(name="cache")(commands_run.cache)
+app.command(name="train")(commands_run.train)
+app.command(name="sweep")(commands_run.sweep)
+app.command(name="eval")(commands_read.evaluate)
+app.command(name="report")(commands_read.report)
+app.command(name="doctor")(commands_read.doctor)
+app.add_typer(config_app, name="config")
+
+
+def main() -> None:
+    """Entry point of the `sae` script."""
+    app(prog_name="sae")

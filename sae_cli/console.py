@@ -38,13 +38,20 @@ def facts(pairs: Sequence[tuple[str, Any]]) -> None:
         typer.echo(f"{name.ljust(width)}  {value}")
 
 
-def size(count: float) -> str:
-    """Return bytes for people, such as `51.2 MB` (powers of 1000, as disks are sold)."""
+def size(amount: float | None) -> str:
+    """Return bytes for people, such as `51.2 MB` (powers of 1000); `unknown` for None."""
+    if amount is None:
+        return "unknown"
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+        if abs(amount) < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def count(amount: int | None) -> str:
+    """Return a whole number with separators; `unknown` for None."""
+    return "unknown" if amount is None else f"{amount:,}"
 
 
 def number(value: Any) -> str:

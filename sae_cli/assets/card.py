@@ -17,10 +17,10 @@ library_name: transformers
 # tiny: a language model of 3 million parameters for trying sparse autoencoders
 
 {layers} Llama layers of width {width} ({heads} heads, SwiGLU of {mlp}, tied embeddings), {parameters:,} parameters in
-bfloat16, {positions} positions, and its own byte-level BPE tokenizer of {vocabulary:,} tokens. Token 0, `<|endoftext|>`,
-is BOS, EOS and the separator of documents; every context should begin with it. It writes text that looks like an
-encyclopedia and knows next to nothing: use it to see the whole path from text to report in minutes, not to study
-language.
+bfloat16, {positions} positions, and its own byte-level BPE tokenizer of {vocabulary:,} tokens. Token 0,
+`<|endoftext|>`, is BOS, EOS and the separator of documents; every context should begin with it. It writes text that
+looks like an encyclopedia and knows next to nothing: use it to see the whole path from text to report in minutes, not
+to study language.
 
 ## Held-out loss
 
@@ -30,8 +30,8 @@ language.
 | contexts of 128 tokens | {loss_128:.3f} | {bits_128:.3f} |
 
 Every token of the {validation_documents:,} held-out documents ({validation_tokens:,} tokens,
-{validation_bytes:,} bytes), separators included, predicted once; documents packed and cut into contexts that begin with `<|endoftext|>`.
-Forward passes in bfloat16 autocast.
+{validation_bytes:,} bytes), separators included, is predicted once; documents are packed and cut into contexts that
+begin with `<|endoftext|>`. Forward passes in bfloat16 autocast.
 
 ## Training
 

@@ -34,7 +34,7 @@ VOCABULARY = 4096
 POSITIONS = 256
 BATCH = 16
 BOS = "<|endoftext|>"
-DROPOUT = 0.15
+DROPOUT = 0.1
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -112,7 +112,7 @@ def optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if "layers" in name and p.ndim == 2]
     others = [p for name, p in model.named_parameters() if not ("layers" in name and p.ndim == 2)]
     return [
-        torch.optim.Muon(matrices, lr=4e-3, weight_decay=0.5, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, lr=4e-3, weight_decay=0.2, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),
     ]
 
@@ -158,9 +158,10 @@ def train(
 def save_folder(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write the Hugging Face folder, weights in bfloat16, readable for everyone, replaced as a whole."""
     new = out.with_name(f".{out.name}.new")
-    copy = new_model()
-    copy.load_state_dict(model.state_dict())
-    copy.to(torch.bfloat16).save_pretrained(new)
+    rounded = new_model()
+    rounded.load_state_dict(model.state_dict())
+    rounded.bfloat16()
+    rounded.save_pretrained(new)
     tokenizer.save_pretrained(new)
     for path in new.iterdir():
         path.chmod(0o644)
@@ -174,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="summaries_en-us.json; default: the text that is already packed")
     parser.add_argument("--out", type=Path, default=TINY, help="model folder; --json writes its text beside it")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from sae_cli.config.convert import flat
@@ -26,68 +27,28 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 """Keys with a fixed set of values. A test holds them equal to the registries, which need torch to import."""
 
-COUNT, AMOUNT, SHARE, POSITIVE = "[1, inf)", "[0, inf)", "[0, 1]", "(0, inf)"
-
 RANGES: dict[str, str] = {
-    "model.context": "[2, inf)",
-    "model.batch": COUNT,
-    "text.validation": "(0, 1)",
-    "text.max_documents": AMOUNT,
-    "source.features": AMOUNT,
-    "source.width": AMOUNT,
-    "source.probability": "(0, 1]",
-    "source.rare": "(0, 1]",
-    "source.zipf": AMOUNT,
-    "source.cooccurrence": SHARE,
-    "source.magnitude": POSITIVE,
-    "source.magnitude_spread": SHARE,
-    "source.noise": AMOUNT,
-    "source.seed": AMOUNT,
-    "cache.tokens": AMOUNT,
-    "cache.validation_tokens": COUNT,
-    "cache.shuffle_bytes": COUNT,
-    "cache.shard_bytes": COUNT,
-    "cache.mix_bytes": COUNT,
-    "cache.seed": AMOUNT,
-    "sae.latents": COUNT,
-    "sae.encoder_scale": POSITIVE,
-    "sae.bias_init": "(-inf, inf)",
-    "sparsity.weight": AMOUNT,
-    "sparsity.warmup": SHARE,
-    "sparsity.epsilon": POSITIVE,
-    "orthogonality.weight": "(-inf, inf)",
-    "orthogonality.exponent": POSITIVE,
-    "orthogonality.threshold": "[-1, 1)",
-    "orthogonality.chunk": "[2, inf)",
-    "orthogonality.tile": COUNT,
-    "orthogonality.every": COUNT,
-    "orthogonality.warmup": SHARE,
-    "train.tokens": COUNT,
-    "train.batch": COUNT,
-    "train.lr": POSITIVE,
-    "train.beta1": "[0, 1)",
-    "train.beta2": "[0, 1)",
-    "train.warmup": SHARE,
-    "train.decay": SHARE,
-    "train.final_lr": SHARE,
-    "train.clip": AMOUNT,
-    "train.data_seed": AMOUNT,
-    "train.resample_at": "(0, 1)",
-    "train.resample_rows": COUNT,
-    "train.dead_after": COUNT,
-    "train.log_every": COUNT,
-    "train.checkpoint_every": AMOUNT,
-    "eval.rows": AMOUNT,
-    "eval.contexts": AMOUNT,
-    "eval.batch": COUNT,
-    "seed": AMOUNT,
+    "(-inf, inf)": "sae.bias_init orthogonality.weight",
+    "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed cache.tokens "
+    "cache.seed sparsity.weight train.clip train.data_seed train.checkpoint_every eval.rows eval.contexts seed",
+    "(0, inf)": "source.magnitude sae.encoder_scale sparsity.epsilon orthogonality.exponent train.lr",
+    "[1, inf)": "model.batch cache.validation_tokens cache.shuffle_bytes cache.shard_bytes cache.mix_bytes sae.latents "
+    "orthogonality.tile orthogonality.every train.tokens train.batch train.resample_rows train.dead_after "
+    "train.log_every eval.batch",
+    "[2, inf)": "model.context orthogonality.chunk",
+    "[0, 1]": "source.cooccurrence source.magnitude_spread sparsity.warmup orthogonality.warmup train.warmup "
+    "train.decay train.final_lr",
+    "[0, 1)": "train.beta1 train.beta2",
+    "(0, 1]": "source.probability source.rare",
+    "(0, 1)": "text.validation train.resample_at",
+    "[-1, 1)": "orthogonality.threshold",
 }
-"""Interval of each number; of each element for a list."""
+"""Which numbers lie in which interval; for a list, each element."""
 
 
 def check(config: Config) -> None:
     """Raise one UserError that lists every problem, joined by `; `."""
-    problems = value_problems(config) + combination_problems(config)
+    problems = [*value_problems(config), *combination_problems(config)]
     if problems:
         raise UserError("; ".join(problems))
 
@@ -100,11 +61,11 @@ def value_problems(config: Config) -> list[str]:
         value = str(values[key])
         if value not in allowed:
             problems.append(f"{key}={value} is not one of {', '.join(allowed)}.{suggest(value, allowed)}")
-    for key, interval in RANGES.items():
-        entry = values[key]
-        for number in entry if isinstance(entry, list) else [entry]:
-            if not _inside(number, interval):
-                problems.append(f"{key}={entry} is outside {interval}")
+    for interval, names in RANGES.items():
+        for key in names.split():
+            numbers = values[key] if isinstance(values[key], list) else [values[key]]
+            if not all(_inside(number, interval) for number in numbers):
+                problems.append(f"{key}={values[key]} is outside {interval}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         problems.append(f"device={config.device} is not one of auto, cpu, cuda, cuda:N")
     if not re.fullmatch(r"\w[\w.+@=-]*(/\w[\w.+@=-]*)*", config.name):
@@ -112,54 +73,31 @@ def value_problems(config: Config) -> list[str]:
     return problems
 
 
-def combination_problems(config: Config) -> list[str]:
-    """Return what is wrong with values taken together."""
-    source, text, orthogonality, train = config.source, config.text, config.orthogonality, config.train
-    rules = [
-        (
-            source.kind == "language_model" and bool(text.path) == bool(text.dataset),
-            "give one of text.path and text.dataset, and leave the other empty",
-        ),
-        (source.kind == "vectors" and not source.path, "source.path is empty: source=vectors needs a file or folder"),
-        (
-            source.kind != "vectors" and config.cache.tokens == 0,
-            "cache.tokens=0 means every row and works with source=vectors only",
-        ),
-        (
-            source.kind != "language_model" and bool(config.cache.hooks),
-            "cache.hooks is for source=language_model only",
-        ),
-        (
-            source.kind == "features" and not (source.features > 0 and source.width > 0),
-            "source=features needs source.features and source.width above 0",
-        ),
-        (
-            source.kind == "features" and source.orthogonal and source.features > source.width,
-            f"source.orthogonal=true needs source.features <= source.width ({source.features} > {source.width})",
-        ),
-        (
-            orthogonality.kind == "none" and orthogonality.weight != 0,
-            f"orthogonality.weight={orthogonality.weight} needs a penalty: add orthogonality=chunked (or nearest, "
-            "all_pairs)",
-        ),
-        (
-            orthogonality.weight < 0,
-            f"orthogonality.weight={orthogonality.weight} is negative: that needs a cap and is not supported",
-        ),
-        (
-            orthogonality.kind != "none" and config.sae.latents < 2,
-            f"orthogonality={orthogonality.kind} needs sae.latents of at least 2",
-        ),
-        (
-            train.batch > train.tokens,
-            f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run",
-        ),
-        (
-            train.warmup + train.decay > 1,
-            f"train.warmup={train.warmup} and train.decay={train.decay} are above 1 together",
-        ),
-    ]
-    return [text for wrong, text in rules if wrong]
+def combination_problems(config: Config) -> Iterator[str]:
+    """Yield what is wrong with values taken together."""
+    source, text, penalty, train = config.source, config.text, config.orthogonality, config.train
+    if source.kind == "language_model" and bool(text.path) == bool(text.dataset):
+        yield "give one of text.path and text.dataset, and leave the other empty"
+    if source.kind == "vectors" and not source.path:
+        yield "source.path is empty: source=vectors needs a file or folder"
+    if source.kind != "vectors" and config.cache.tokens == 0:
+        yield "cache.tokens=0 means every row and works with source=vectors only"
+    if source.kind != "language_model" and config.cache.hooks:
+        yield "cache.hooks is for source=language_model only"
+    if source.kind == "features" and not (source.features and source.width):
+        yield "source=features needs source.features and source.width above 0"
+    if source.kind == "features" and source.orthogonal and source.features > source.width:
+        yield f"source.orthogonal=true needs source.features={source.features} <= source.width={source.width}"
+    if penalty.kind == "none" and penalty.weight != 0:
+        yield f"orthogonality.weight={penalty.weight} needs a penalty: add orthogonality=chunked (or nearest, all_pairs)"
+    if penalty.weight < 0:
+        yield f"orthogonality.weight={penalty.weight} is negative: that needs a cap and is not supported"
+    if penalty.kind != "none" and config.sae.latents < 2:
+        yield f"orthogonality={penalty.kind} needs sae.latents of at least 2"
+    if train.batch > train.tokens:
+        yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
+    if train.warmup + train.decay > 1:
+        yield f"train.warmup={train.warmup} and train.decay={train.decay} are above 1 together"
 
 
 def _inside(number: Any, interval: str) -> bool:

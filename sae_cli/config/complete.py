@@ -12,10 +12,10 @@ def complete(context: typer.Context, incomplete: str) -> list[str]:
     bash breaks words at `=`, so there the words before the cursor end in `key`, `=` and only the value is completed.
     """
     words = [*(context.params.get("overrides") or ()), *context.args]
-    if incomplete == "=" and words:
-        return _values(words[-1])
-    if len(words) > 1 and words[-1] == "=":
+    if words and words[-1] == "=":
         return [value for value in _values(words[-2]) if value.startswith(incomplete)]
+    if words and "=" not in words[-1] and _values(words[-1]):
+        return _values(words[-1])
     key, equals, start = incomplete.partition("=")
     if equals:
         return [f"{key}={value}" for value in _values(key) if value.startswith(start)]

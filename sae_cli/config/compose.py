@@ -3,11 +3,13 @@
 import itertools
 import re
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, cast
 
 import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
@@ -24,8 +26,8 @@ VERSION_BASE = "1.3"
 
 # config.yaml begins with `schema`, so Hydra knows every key and its type, and overrides need no `+`.
 ConfigStore.instance().store("schema", Config)
-# Hydra looks for the primary config before it reads hydra.searchpath, so a user's folder must not need its own.
-ConfigStore.instance().store("config", yaml.safe_load(find("config").read_text()))
+# Hydra looks for the primary config before it reads hydra.searchpath; a user's folder has none of its own, as a rule.
+ConfigStore.instance().store("shipped", yaml.safe_load(find("config").read_text()))
 
 
 def compose(overrides: list[str], config_dir: str | None = None) -> Config:
@@ -117,20 +119,31 @@ def _problem(override: Override, config_dir: str | None) -> str:
 
 
 def _compose(overrides: list[str], config_dir: str | None) -> dict[str, Any]:
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
-        if config_dir:
-            # The user's folder is the primary one, so that a copied and edited file wins over the shipped one.
-            context = hydra.initialize_config_dir(str(user_folder(config_dir)), version_base=VERSION_BASE)
-            overrides = [*overrides, "hydra.searchpath=[pkg://sae_cli.conf]"]
-        else:
-            context = hydra.initialize_config_module("sae_cli.conf", version_base=VERSION_BASE)
-        with context:
-            composed = hydra.compose("config", overrides)
-        data = OmegaConf.to_container(composed, resolve=True)
+        with _initialized(config_dir) as (primary, search):
+            composed = hydra.compose(primary, [*overrides, *search])
+            return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_reason(error)) from error
-    assert isinstance(data, dict)
-    return data
+    finally:
+        # A job of a Hydra application may compose too, and its own state must survive.
+        GlobalHydra.instance().hydra = outer
+
+
+@contextmanager
+def _initialized(config_dir: str | None) -> Iterator[tuple[str, list[str]]]:
+    """Set up Hydra; give the name of the primary config and the overrides that Hydra needs to find the rest."""
+    if config_dir is None:
+        with hydra.initialize_config_module("sae_cli.conf", version_base=VERSION_BASE):
+            yield "config", []
+        return
+    # The user's folder is the primary one, so that a copied and edited file wins over the shipped one.
+    folder = user_folder(config_dir)
+    with hydra.initialize_config_dir(str(folder), version_base=VERSION_BASE):
+        primary = "config" if (folder / "config.yaml").exists() else "shipped"
+        yield primary, ["hydra.searchpath=[pkg://sae_cli.conf]"]
 
 
 def _reason(error: BaseException) -> str:

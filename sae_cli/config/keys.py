@@ -39,19 +39,9 @@ def keys() -> tuple[Key, ...]:
     return tuple(_fields("", classes["Config"], classes, per_member))
 
 
-def sections() -> dict[str, str]:
-    """Return the docstring of each section by name."""
-    tree = ast.parse(Path(__file__).with_name("schema.py").read_text())
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    named = {
-        field.target.id: classes.get(ast.unparse(field.annotation))
-        for field in classes["Config"].body
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-    }
-    return {name: ast.get_docstring(node) or "" for name, node in named.items() if node}
-
-
-def _fields(prefix: str, node: ast.ClassDef, classes: dict[str, ast.ClassDef], per_member: tuple[str, ...]) -> list[Key]:
+def _fields(
+    prefix: str, node: ast.ClassDef, classes: dict[str, ast.ClassDef], per_member: tuple[str, ...]
+) -> list[Key]:
     found: list[Key] = []
     for field, after in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):

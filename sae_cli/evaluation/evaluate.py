@@ -45,13 +45,13 @@ def evaluate(runs: list[RunDirectory], device: str = "auto", eval: EvalConfig | 
     configs: dict[tuple, Config] = {}
     for run in runs:
         try:
-            sae = _load(run)
+            sae, config = _load(run), run.config
         except UserError as problem:
             log.warning("skipped %s: %s", run.path, problem)
             continue
-        cache, settings = run.config.cache, eval or run.config.eval
+        cache, settings = config.cache, eval or config.eval
         key = (run.fingerprint, cache.dir, cache.tokens, cache.validation_tokens, *astuple(settings))
-        configs.setdefault(key, run.config)
+        configs.setdefault(key, config)
         groups.setdefault(key, {})[run.path] = sae
     if not groups:
         raise UserError(f"none of the {len(runs)} runs can be evaluated; finish them first with sae train or sae sweep")
@@ -111,7 +111,7 @@ def _reconstructions(
     saes: list[SAE], source: ActivationSource, settings: EvalConfig, device: str
 ) -> list[Reconstruction]:
     """Read the validation rows once for all SAEs."""
-    sums = [Reconstruction(*reversed(sae.W_dec_FD.shape), device=device) for sae in saes]
+    sums = [Reconstruction(source.d_model, len(sae.W_dec_FD), device) for sae in saes]
     rows = 0
     for x_BD in source.validation(settings.batch):
         if settings.rows:

@@ -1,10 +1,6 @@
-"""Plotly figures of a report: every function takes the groups and gives go.Figure objects that stand alone too.
+"""Plotly figures of a report: each function takes the groups and gives go.Figure objects that stand alone too."""
 
-Encoding, the same everywhere: colour is the nonlinearity, marker symbol and dash are the orthogonality penalty.
-Colours are those of the light look; `DARK` names their partners in the dark one.
-"""
-
-from collections.abc import Iterable
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -12,16 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sae_cli.reporting.collect import LABELS, METRICS, Point
-from sae_cli.reporting.groups import KIND, LAMBDA, OFF, WEIGHT, Groups, Series, non_dominated
+from sae_cli.reporting.groups import KIND, LAMBDA, WEIGHT, Groups, Series, non_dominated
+from sae_cli.reporting.look import NEUTRAL, SCALE, SHADE, family_colour, named, setting_dash, setting_symbol
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c2569b", "#8a6d00", "#5b4bb5", "#5f6670")
-"""Okabe and Ito's colour-blind safe palette, darkened where it was too light for lines on white."""
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "triangle-down", "pentagon", "hexagon", "x")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-NEUTRAL, SHADE, LOW, MIDDLE, HIGH = "#6b7280", "#e7e5df", "#f4f1ea", "#8fb8d6", "#0b4f7d"
-DARK = dict(zip(COLOURS, ("#5aaee8", "#ff9248", "#33cf9f", "#ee9bcb", "#e8c65a", "#ada2f7", "#aab2bd"), strict=True)) | {
-    NEUTRAL: "#a3a9b5", SHADE: "#333842", LOW: "#1f242c", MIDDLE: "#2f6690", HIGH: "#9ed4ff"
-}  # fmt: skip
 FRONTIERS = {
     "l0_delta_ce": ("l0", "delta_ce"),
     "l0_fvu": ("l0", "fvu"),
@@ -44,59 +33,44 @@ CURVE_POINTS, ALL_POINTS = 200, 30_000
 """Most points of one curve, and of one figure's curves together (with a floor of 40 each)."""
 
 
-def theme(dark: bool) -> go.layout.Template:
-    """The plain look of all figures, transparent so that the page shows through."""
-    ink, muted, grid, card = ("#e6e8eb", "#a3a9b5", "#2b3038", "#1d2127") if dark else (
-        "#22262b", "#5d646e", "#eceae4", "#ffffff")  # fmt: skip
-    axis = {"gridcolor": grid, "linecolor": grid, "zerolinecolor": grid, "tickcolor": grid, "automargin": True}
-    axis |= {"tickfont": {"color": muted}, "title": {"font": {"color": muted, "size": 13}, "standoff": 10}}
-    hover = {"bgcolor": card, "bordercolor": grid, "align": "left", "font": {"color": ink, "size": 12}}
-    layout = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "xaxis": axis, "yaxis": axis}
-    font = {"family": "Inter, system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": ink}
-    margin = {"l": 8, "r": 12, "t": 12, "b": 8}
-    legend = {"bgcolor": "rgba(0,0,0,0)"}
-    return go.layout.Template(layout=layout | {"font": font, "hoverlabel": hover, "margin": margin, "legend": legend})
-
-
 def frontier(groups: Groups, name: str) -> tuple[go.Figure, list[Point]] | None:
     """Scatter of finished points for FRONTIERS[name], series joined along lambda, and the non-dominated points.
 
     Non-dominated points are filled, the others hollow. None if no finished point has both metrics.
     """
     x_name, y_name = FRONTIERS[name]
-    series = [(one, _finished(one, x_name, y_name)) for one in groups.series]
-    every = [point for _, points in series for point in points]
+    every = [point for one in groups.series for point in _finished(one, x_name, y_name)]
     if not every:
         return None
-    up = y_name == "mcc"
     xs, ys = ([point.metrics[metric] for point in every] for metric in (x_name, y_name))
-    mask = non_dominated(xs, ys, up)
-    front = [point for point, kept in zip(every, mask, strict=True) if kept]
+    kept = non_dominated(xs, ys, upwards=y_name == "mcc")
+    front = [point for point, keep in zip(every, kept, strict=True) if keep]
     best = {id(point) for point in front}
-    figure = go.Figure()
     edge = sorted({(point.metrics[x_name], point.metrics[y_name]) for point in front})
-    figure.add_scatter(
-        x=[x for x, _ in edge], y=[y for _, y in edge], mode="lines", name="frontier", hoverinfo="skip",
-        line={"color": SHADE, "width": 9, "shape": "hv"},
-    )  # fmt: skip
-    for one, points in series:
-        if not points:
+    steps = {"color": SHADE, "width": 8, "shape": "hv"}
+    data = [_line([x for x, _ in edge], [y for _, y in edge], name="frontier", hoverinfo="skip", line=steps)]
+    for one in groups.series:
+        if not (points := _finished(one, x_name, y_name)):
             continue
-        colour, symbol, _ = _look(groups, one)
-        shown = [id(point) in best for point in points]
+        colour, symbol = family_colour(groups, one.family), setting_symbol(groups, one.setting)
         marker = {
-            "color": colour, "line": {"width": 1.5, "color": colour},
-            "symbol": [symbol if kept else f"{symbol}-open" for kept in shown],
-            "size": [12 if kept else 9 for kept in shown],
-        }  # fmt: skip
-        figure.add_scatter(
-            x=[point.metrics[x_name] for point in points], y=[point.metrics[y_name] for point in points],
-            mode="lines+markers", line={"color": colour, "width": 1.4, "dash": "dot"}, marker=marker,
-            text=[describe(groups, point) for point in points], hovertemplate="%{text}<extra></extra>",
-            customdata=[point.run_id for point in points], **_named(groups, one, figure),
-        )  # fmt: skip
-    figure.update_layout(xaxis=_axis(LABELS[x_name], xs), yaxis=_axis(LABELS[y_name], ys), hovermode="closest")
-    return figure, front
+            "color": colour,
+            "line": {"width": 1.5, "color": colour},
+            "symbol": [symbol if id(point) in best else f"{symbol}-open" for point in points],
+            "size": [12 if id(point) in best else 9 for point in points],
+        }
+        trace = _line(
+            [point.metrics[x_name] for point in points],
+            [point.metrics[y_name] for point in points],
+            line={"color": colour, "width": 1.4, "dash": "dot"},
+            marker=marker,
+            text=[describe(groups, point) for point in points],
+            hovertemplate="%{text}<extra></extra>",
+            customdata=[point.run_id for point in points],
+            **named(groups, one, data),
+        )
+        data.append(trace | {"mode": "lines+markers"})
+    return _figure(data, _axis(LABELS[x_name], xs), _axis(LABELS[y_name], ys)), front
 
 
 def heatmaps(groups: Groups, metric: str) -> dict[str, go.Figure]:
@@ -107,96 +81,90 @@ def heatmaps(groups: Groups, metric: str) -> dict[str, go.Figure]:
     cells: dict[str, dict[tuple[float, str], list[float]]] = {}
     for one in groups.series:
         for point in _finished(one, metric):
-            cells.setdefault(one.family, {}).setdefault((point.config[LAMBDA], one.setting), []).append(
-                point.metrics[metric]
-            )
+            cell = cells.setdefault(one.family, {})
+            cell.setdefault((point.config[LAMBDA], one.setting), []).append(point.metrics[metric])
     means = {family: {key: float(np.mean(found)) for key, found in cell.items()} for family, cell in cells.items()}
-    values = [value for cell in means.values() for value in cell.values()]
-    lambdas = sorted({key[0] for cell in means.values() for key in cell})
-    settings = [setting for setting in groups.settings if any((v, setting) in c for c in means.values() for v in lambdas)]
-    if len(lambdas) * len(settings) < 2:
+    keys = {key for cell in means.values() for key in cell}
+    lambdas = sorted({value for value, _ in keys})
+    settings = [setting for setting in groups.settings if any(setting == name for _, name in keys)]
+    if len(keys) < 2:
         return {}
+    values = [value for cell in means.values() for value in cell.values()]
     figures = {}
     for family, cell in means.items():
-        z_rows = [[cell.get((value, setting)) for value in lambdas] for setting in settings]
-        figure = go.Figure(
-            go.Heatmap(
-                z=z_rows, x=[f"{value:g}" for value in lambdas], y=[escape(setting) for setting in settings],
-                zmin=min(values), zmax=max(values), showscale=False, xgap=3, ygap=3, hoverongaps=False,
-                colorscale=[[0, LOW], [0.5, MIDDLE], [1, HIGH]], texttemplate="%{z:.3~g}", textfont={"size": 13},
-                hovertemplate=f"lambda %{{x}}, %{{y}}<br>{LABELS[metric]} %{{z:.4~g}}<extra></extra>",
-            )  # fmt: skip
-        )
-        figure.update_xaxes(type="category", title="lambda", showgrid=False)
-        figure.update_yaxes(type="category", showgrid=False)
-        figures[family] = figure
+        trace = {
+            "type": "heatmap",
+            "z": [[cell.get((value, setting)) for value in lambdas] for setting in settings],
+            "x": [f"{value:g}" for value in lambdas],
+            "y": [escape(setting) for setting in settings],
+            "zmin": min(values),
+            "zmax": max(values),
+            "hoverongaps": False,
+            "xgap": 3,
+            "ygap": 3,
+            "texttemplate": "%{z:.3r}",
+            "textfont": {"size": 13},
+            "hovertemplate": f"lambda %{{x}}, %{{y}}<br>{LABELS[metric]} %{{z:.4~g}}<extra></extra>",
+        }
+        plain = {"type": "category", "showgrid": False}
+        height = 74 + 52 * max(2, len(settings))
+        figures[family] = _figure([trace | _SCALED], plain | {"title": "lambda"}, plain, height)
     return figures
 
 
 def curves(groups: Groups, key: str) -> go.Figure | None:
     """One training metric over the rows seen, one line per run; a stronger lambda is a stronger line."""
     lambdas = sorted({point.config[LAMBDA] for one in groups.series for point in one.points})
-    figure, values = go.Figure(), []
     most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, sum(len(one.points) for one in groups.series))))
+    data: list[dict[str, Any]] = []
     for one in groups.series:
-        colour, _, dash = _look(groups, one)
+        colour, dash = family_colour(groups, one.family), setting_dash(groups, one.setting)
         for point in one.points:
-            lines = [(line["tokens"], line[key]) for line in point.curve if _number(line, "tokens", key)]
-            if not lines:
+            if not {"tokens", key} <= set(point.curve):
                 continue
-            kept = np.unique(np.linspace(0, len(lines) - 1, most).round().astype(int))
-            x, y = np.array(lines, dtype=np.float32)[kept].T
-            values += y.tolist()
+            known = point.curve[["tokens", key]].to_numpy(np.float32)
+            known = known[np.isfinite(known).all(axis=1)]
+            x, y = known[np.unique(np.linspace(0, max(0, len(known) - 1), min(most, len(known))).round().astype(int))].T
             rank = (lambdas.index(point.config[LAMBDA]) + 1) / len(lambdas)
-            figure.add_scatter(
-                x=x, y=y, mode="lines", opacity=0.35 + 0.65 * rank,
-                line={"color": colour, "dash": dash, "width": 1.2 + rank}, **_named(groups, one, figure),
+            trace = _line(
+                x,
+                y,
+                opacity=0.35 + 0.65 * rank,
+                line={"color": colour, "dash": dash, "width": 1.2 + rank},
                 hovertemplate=f"{escape(groups.label(point))}<br>%{{x:.3s}} rows: %{{y:.4~g}}<extra></extra>",
-            )  # fmt: skip
-    if not values:
-        return None
-    figure.update_layout(xaxis_title="rows seen in training", hovermode="closest", yaxis=_axis(CURVES[key], values))
-    return figure
+                **named(groups, one, data),
+            )
+            data.append(trace)
+    values = [float(value) for trace in data for value in trace["y"]]
+    return _figure(data, {"title": "rows seen in training"}, _axis(CURVES[key], values)) if data else None
 
 
 def histogram(groups: Groups, where: str, counts: str, title: str, random: str = "") -> go.Figure | None:
-    """A histogram of eval.json as one line per run, in percent of its sum; `random` names a curve to hold it against."""
-    figure, baselines, seen = go.Figure(), set(), []
+    """A histogram of eval.json as one line of unit area per run; `random` names a curve to hold the lines against."""
+    data: list[dict[str, Any]] = []
+    baselines: dict[bytes, dict[str, Any]] = {}
     for one in groups.series:
-        colour, _, dash = _look(groups, one)
+        colour, dash = family_colour(groups, one.family), setting_dash(groups, one.setting)
         for point in one.points:
             found = point.section(where)
-            if not isinstance(found, dict) or not found.get(counts):
+            if not isinstance(found, dict) or not sum(found.get(counts) or []):
                 continue
-            edges = np.array(found["edges"], dtype=float)
-            centres = (edges[1:] + edges[:-1]) / 2
-            for name in filter(None, (counts, random)):
-                share = np.array(found[name], dtype=float)
-                share = 100 * share / max(share.sum(), 1e-12)
-                seen += centres[share > 0.02].tolist()
-                key = share.round(2).tobytes()
-                if name == counts:
-                    look = {"line": {"color": colour, "dash": dash, "width": 1.6}, **_named(groups, one, figure)}
-                    text = groups.label(point)
-                elif key in baselines:
-                    continue
-                else:
-                    baselines.add(key)
-                    text = "random directions"
-                    look = {"name": text, "fill": "tozeroy", "line": {"color": NEUTRAL, "width": 1.2}}
-                figure.add_scatter(
-                    x=centres.astype(np.float32), y=share.astype(np.float32), mode="lines", **look,
-                    hovertemplate=f"{escape(text)}<br>%{{x:.3~g}}: %{{y:.3~g}} %<extra></extra>",
-                )  # fmt: skip
-    if not seen:
+            look = {"line": {"color": colour, "dash": dash, "width": 1.6}} | named(groups, one, data)
+            data.append(_density(found["edges"], found[counts], groups.label(point)) | look)
+            if random in found:
+                curve = _density(found["edges"], found[random], "random directions")
+                look = {"name": "random directions", "fill": "tozeroy", "fillcolor": SHADE}
+                baselines[curve["y"].round(2).tobytes()] = curve | look | {"line": {"color": NEUTRAL, "width": 1}}
+    if not data:
         return None
-    figure.update_xaxes(title=title, range=[min(seen), max(seen)])
-    figure.update_yaxes(title="share of latents (%)", rangemode="tozero")
-    return figure.update_layout(hovermode="closest")
+    data = [*baselines.values(), *data]
+    seen = np.concatenate([trace["x"][trace["y"] > 0.002 * trace["y"].max()] for trace in data])
+    x_axis = {"title": title, "range": [float(seen.min()), float(seen.max())]}
+    return _figure(data, x_axis, {"title": "density of latents (area 1)", "rangemode": "tozero"})
 
 
 def truth(groups: Groups, most: int = 6) -> dict[str, go.Figure]:
-    """Cosines of true features (rows) with latents (columns) for the highest MCC of each family and penalty."""
+    """|cos| of true features (rows) with latents (columns) for the highest MCC of each nonlinearity and penalty."""
     best: dict[tuple[str, str], Point] = {}
     for one in groups.series:
         for point in _finished(one, "mcc"):
@@ -205,15 +173,16 @@ def truth(groups: Groups, most: int = 6) -> dict[str, go.Figure]:
                 best[(one.family, one.setting)] = point
     figures = {}
     for point in sorted(best.values(), key=lambda point: -point.metrics["mcc"])[:most]:
-        figure = go.Figure(
-            go.Heatmap(
-                z=np.abs(np.array(point.section("ground_truth.heatmap"), dtype=np.float32)), zmin=0, zmax=1,
-                colorscale=[[0, LOW], [0.5, MIDDLE], [1, HIGH]], showscale=False,
-                hovertemplate="true feature %{y}, latent %{x}: |cos| %{z:.3f}<extra></extra>",
-            )  # fmt: skip
-        )
-        figure.update_xaxes(title="latent, in matched order", showgrid=False, zeroline=False)
-        figure.update_yaxes(title="true feature", showgrid=False, zeroline=False, autorange="reversed")
+        trace = {
+            "type": "heatmap",
+            "z": np.abs(np.array(point.section("ground_truth.heatmap"), dtype=np.float32)),
+            "zmin": 0,
+            "zmax": 1,
+            "hovertemplate": "true feature %{y}, latent %{x}: |cos| %{z:.3f}<extra></extra>",
+        }
+        plain = {"showgrid": False, "zeroline": False}
+        y_axis = plain | {"title": "true feature", "autorange": "reversed"}
+        figure = _figure([trace | _SCALED], plain | {"title": "latent, in matched order"}, y_axis)
         figures[f"{groups.label(point)} · MCC {point.metrics['mcc']:.3f}"] = figure
     return figures
 
@@ -224,44 +193,38 @@ def describe(groups: Groups, point: Point) -> str:
     plain = ("sae.nonlinearity", "sparsity.kind", LAMBDA, KIND, WEIGHT)
     lines += [f"{key} = {escape(str(point.config.get(key)))}" for key in groups.keys if key not in plain]
     known = [metric for metric in METRICS if metric.name in point.metrics]
-    return "<br>".join([*lines, *(f"{metric.label.split(' (')[0]} {point.metrics[metric.name]:.4g}" for metric in known)])
+    return "<br>".join(lines + [f"{metric.label.split(' (')[0]} {point.metrics[metric.name]:.4g}" for metric in known])
 
 
-def look_of(groups: Groups) -> dict[str, list[tuple[str, str]]]:
-    """The legend: (family, colour) and (penalty, symbol) pairs."""
-    return {
-        "families": [(family, COLOURS[i % len(COLOURS)]) for i, family in enumerate(groups.families)],
-        "settings": [(setting, SYMBOLS[i % len(SYMBOLS)]) for i, setting in enumerate(groups.settings)],
-    }
+_SCALED = {"colorscale": SCALE, "showscale": False}
+
+
+def _figure(data: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], height: int | None = None) -> go.Figure:
+    return go.Figure({"data": data, "layout": {"xaxis": x, "yaxis": y, "hovermode": "closest", "height": height}})
+
+
+def _line(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, **look: Any) -> dict[str, Any]:
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y} | look
+
+
+def _density(edges: list[float], counts: list[float], label: str) -> dict[str, Any]:
+    """A line through the middles of the bins whose area is 1."""
+    edge, count = np.array(edges, dtype=float), np.array(counts, dtype=float)
+    density = count / count.sum() / np.diff(edge)
+    hover = f"{escape(label)}<br>at %{{x:.3~g}}: %{{y:.3~g}}<extra></extra>"
+    middle = (edge[1:] + edge[:-1]) / 2
+    return _line(middle.astype(np.float32), density.astype(np.float32), hovertemplate=hover)
 
 
 def _finished(one: Series, *metrics: str) -> list[Point]:
     return [point for point in one.points if point.state == "done" and all(m in point.metrics for m in metrics)]
 
 
-def _look(groups: Groups, one: Series) -> tuple[str, str, str]:
-    """Colour, marker symbol and dash of a series."""
-    colour, setting = groups.families.index(one.family), groups.settings.index(one.setting)
-    return COLOURS[colour % len(COLOURS)], SYMBOLS[setting % len(SYMBOLS)], DASHES[setting % len(DASHES)]
-
-
-def _named(groups: Groups, one: Series, figure: go.Figure) -> dict[str, Any]:
-    """Name, legend (once per family and penalty) and the indices by which the page filters."""
-    name = escape(one.family if groups.settings == [OFF] else f"{one.family} · {one.setting}")
-    meta = {"family": groups.families.index(one.family), "setting": groups.settings.index(one.setting)}
-    first = all(trace.legendgroup != name for trace in figure.data)
-    return {"name": name, "legendgroup": name, "showlegend": first, "meta": meta}
-
-
-def _axis(title: str, values: Iterable[float]) -> dict[str, Any]:
+def _axis(title: str, values: Sequence[float]) -> dict[str, Any]:
     """Logarithmic if the values are positive and span a factor of 6, with ticks that read as plain numbers."""
-    low, high = min(values := list(values)), max(values)
+    low, high = min(values, default=0), max(values, default=0)
     if low <= 0 or high < 6 * low:
         return {"title": title}
     steps = (1, 2, 5) if high < 300 * low else (1,)
     ticks = [step * 10.0**power for power in range(-12, 13) for step in steps]
     return {"title": title, "type": "log", "tickvals": ticks, "ticktext": [f"{tick:.7g}" for tick in ticks]}
-
-
-def _number(line: dict[str, Any], *keys: str) -> bool:
-    return all(isinstance(line.get(key), int | float) and np.isfinite(line[key]) for key in keys)

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -83,7 +84,7 @@ def reference_l0(series: list[Series]) -> float:
     """The L0 that lies within the range of most series, the middle one on a log scale; NaN without two L0s."""
     ranges = [(min(l0), max(l0)) for one in series if len(l0 := [value for value, _ in _ladder(one, "l0")]) > 1]
     ends = sorted({end for pair in ranges for end in pair})
-    middles = [math.sqrt(low * high) for low, high in zip(ends, ends[1:], strict=False)]
+    middles = [math.sqrt(low * high) for low, high in pairwise(ends)]
     if not middles:
         return math.nan
     cover = [sum(low <= middle <= high for low, high in ranges) for middle in middles]

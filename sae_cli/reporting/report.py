@@ -19,8 +19,9 @@ from sae_cli import __version__
 from sae_cli.errors import UserError
 from sae_cli.files import replace_atomically, write_json
 from sae_cli.reporting import figures
-from sae_cli.reporting.collect import LABELS, METRICS, NOT_SHOWN, Point, collect, frame
-from sae_cli.reporting.groups import COMPARED, Groups
+from sae_cli.reporting.collect import NOT_SHOWN, Point, collect, frame
+from sae_cli.reporting.groups import Groups
+from sae_cli.reporting.look import DARK, SYMBOLS, family_colour, setting_symbol, theme
 from sae_cli.reporting.tables import effect_table, points_table, problems_table, reference_table
 
 HEADINGS = {
@@ -34,6 +35,13 @@ SHORT = {
     "l0": "L0", "fvu": "FVU", "delta_ce": "delta CE", "nearest_cosine": "nearest cosine", "mcc": "MCC", "loss": "loss",
     "dead": "dead latents", "negative_biases": "negative biases",
 }  # fmt: skip
+
+HISTOGRAMS = (
+    ("Nearest cosine", "geometry.histogram", "alive", "cosine of a direction with its nearest", "random"),
+    ("Density", "latents.density_histogram", "counts", "log10 of the share of rows on which a latent fires"),
+    ("Biases", "biases.histogram", "counts", "encoder bias (units of the scaled input)"),
+)
+"""Heading, place in eval.json, its counts, axis title, and the curve to hold it against."""
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
@@ -80,59 +88,54 @@ def _page(points: list[Point], groups: Groups, name: str) -> tuple[str, dict[str
             cards.append(_card(key, heading, text))
 
     def tabs(prefix: str, panes: dict[str, dict[str, go.Figure]]) -> str:
-        shown.update({f"{prefix}:{tab}:{title}": one for tab, grid in panes.items() for title, one in grid.items()})
-        return _tabs({tab: "".join(_card(f"{prefix}:{tab}:{title}", title) for title in panes[tab]) for tab in panes})
+        bodies = {}
+        for tab, grid in panes.items():
+            keys = {title: f"{prefix} {tab} {title}" for title in grid}
+            shown.update({keys[title]: one for title, one in grid.items()})
+            bodies[tab] = "".join(_card(keys[title], title, height=one.layout.height) for title, one in grid.items())
+        return _tabs(bodies)
 
     trained = {SHORT[key]: {"": one} for key in figures.CURVES if (one := figures.curves(groups, key))}
     maps = {SHORT[metric]: grid for metric in figures.HEATMAPS if (grid := figures.heatmaps(groups, metric))}
-    latents = {
-        "Nearest cosine": figures.histogram(
-            groups, "geometry.histogram", "alive", "cosine of a direction with its nearest", "random"
-        ),
-        "Density": figures.histogram(
-            groups, "latents.density_histogram", "counts", "log10 of the share of rows on which a latent fires"
-        ),
-        "Biases": figures.histogram(groups, "biases.histogram", "counts", "encoder bias (units of the scaled input)"),
-    }
-    spread = {title: {"": one} for title, one in latents.items() if one}
-    truth = {"": grid} if (grid := figures.truth(groups)) else {}
-    unfinished = [point for point in points if point.state != "done"]
+    latents = {title: one for title, *where in HISTOGRAMS if (one := figures.histogram(groups, *where))}
     sections = [
-        _section("Not finished", "These points are in no frontier.", problems_table(unfinished)),
-        _section("At equal L0", *reference_table(groups)),
+        _section(
+            "Frontiers",
+            "One marker is one point; a dotted line joins points that differ in lambda only. Filled markers are on the "
+            "frontier (grey steps): no other point is at least as good on both axes. Hover for a point's settings, "
+            "click to find it in the table.",
+            f"<div class='grid'>{''.join(cards)}</div>" if cards else "",
+        ),
         _section(
             "What the penalty does",
             "Each point against the same point without the penalty: same lambda, same everything else. Means over "
             "the pairs, without → with. The nearest cosine is the median over alive latents.",
             effect_table(groups),
         ),
+        _section("At equal L0", *reference_table(groups)),
         _section(
-            "Frontiers",
-            "One marker is one point; a dotted line joins points that differ in lambda only. Filled markers are not "
-            "dominated: no other point is at least as good on both axes. Hover for a point's settings; click to find "
-            "it in the table.",
-            f"<div class='grid'>{''.join(cards)}</div>" if cards else "",
+            "lambda × orthogonality", "One metric at a time, on one colour scale for all of them.", tabs("map", maps)
         ),
-        _section("lambda × orthogonality", "The same metric for every nonlinearity, on one scale.", tabs("map", maps)),
         _section(
             "Latents",
-            "One line is one run. Nearest cosine: how close each alive direction's nearest neighbour lies, in front "
-            "of what random directions of the same number and width would give (grey).",
-            tabs("latents", spread),
+            "One line is one run. Nearest cosine: how close each alive direction's nearest neighbour lies; in grey, "
+            "what random directions of the same number and width would give.",
+            tabs("latents", {"": latents} if latents else {}),
         ),
         _section(
             "True features",
             "|cos| of true features with latents, for the highest MCC of each nonlinearity and penalty. A clean "
-            "diagonal is full recovery; two cells in a column are a composite latent.",
-            tabs("truth", truth),
+            "diagonal is full recovery; two strong cells in a column are a composite latent.",
+            tabs("truth", {"": grid} if (grid := figures.truth(groups)) else {}),
         ),
         _section(
             "Training", "One line is one run; the stronger lambda is the stronger line.", tabs("training", trained)
         ),
+        _section("Not finished", "These points are on no frontier.", problems_table(points)),
         _section("All points", "", points_table(points, groups, frontiers)),
     ]
-    templates = {look: figures.theme(look == "dark").to_plotly_json() for look in ("light", "dark")}
-    data = {"templates": templates, "dark": figures.DARK}
+    templates = {look: theme(look == "dark").to_plotly_json() for look in ("light", "dark")}
+    data = {"templates": templates, "dark": DARK}
     plots = ",".join(f"{json.dumps(key)}:{_bare(one)}" for key, one in shown.items())
     files = resources.files("sae_cli.reporting") / "templates"
     page = Template((files / "report.html").read_text()).substitute(
@@ -159,9 +162,11 @@ def _bare(figure: go.Figure) -> str:
 
 def _lede(points: list[Point]) -> str:
     counts = Counter(point.state for point in points)
-    rest = [f"{count} {state}" for state, count in counts.most_common() if state != "done"]
-    total = f"{counts['done']} of {len(points)} points" if rest else f"{len(points)} point{'s'[: len(points) != 1]}"
-    return escape(", ".join([f"{total} done", *rest])) + "."
+    done = counts.pop("done", 0)
+    total = f"{done} of {len(points)}" if counts else str(done)
+    rest = ", ".join(f"{count} {escape(state)}" for state, count in counts.most_common())
+    link = f", <a href='#not-finished'>{rest}</a>" if rest else ""
+    return f"{total} point{'s'[: len(points) != 1]} done{link}."
 
 
 def _facts(points: list[Point]) -> str:
@@ -179,32 +184,32 @@ def _facts(points: list[Point]) -> str:
     for name in ("l0", "fvu", "delta_ce", "mcc"):
         if values := [point.metrics[name] for point in points if point.state == "done" and name in point.metrics]:
             facts[SHORT[name]] = f"{min(values):.3g} to {max(values):.3g}"
-    return "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items() if value)
+    return "".join(
+        f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items() if value
+    )
 
 
 def _legend(groups: Groups) -> str:
-    """Buttons that explain colours and symbols and switch them on and off everywhere."""
-    look = figures.look_of(groups)
-    chips = [
-        f"<button class='chip' aria-pressed='true' data-{kind}='{index}'>"
-        f"<svg viewBox='-8 -8 16 16' aria-hidden='true'{_mark(mark)}</svg>{escape(name)}</button>"
-        for kind, pairs in (("family", look["families"]), ("setting", look["settings"]))
-        for index, (name, mark) in enumerate(pairs)
+    """Buttons that explain colours and symbols, and switch them off and on everywhere."""
+    discs = [
+        f" data-colour='{family_colour(groups, name)}'><circle r='6.5' fill='currentColor'/>"
+        for name in groups.families
     ]
-    return "".join(chips)
-
-
-def _mark(mark: str) -> str:
-    """A disc of a colour, or a symbol that the page draws with the plotting library's own path."""
-    if not mark.startswith("#"):
-        return f"><path data-symbol='{mark}' fill='currentColor'/>"
-    return f" data-colour='{mark}'><circle r='6' fill='currentColor'/>"
+    marks = [f"><path d='{SYMBOLS[setting_symbol(groups, name)]}' fill='currentColor'/>" for name in groups.settings]
+    return "".join(
+        f"<button class='chip' aria-pressed='true' data-{kind}='{index}'>"
+        f"<svg viewBox='-8 -8 16 16' aria-hidden='true'{mark}</svg>{escape(name)}</button>"
+        for kind, names, icons in (("family", groups.families, discs), ("setting", groups.settings, marks))
+        for index, (name, mark) in enumerate(zip(names, icons, strict=True))
+    )
 
 
 def _shared_settings(points: list[Point], groups: Groups) -> str:
     configs = [point.config for point in points if point.config]
     shared = {key: value for key, value in (configs[0] if configs else {}).items() if key not in groups.keys}
-    shown = {key: value for key, value in shared.items() if not key.startswith(NOT_SHOWN) and value not in ("", [], None)}
+    shown = {
+        key: value for key, value in shared.items() if not key.startswith(NOT_SHOWN) and value not in ("", [], None)
+    }
     return "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in shown.items())
 
 
@@ -215,10 +220,11 @@ def _section(title: str, text: str, body: str) -> str:
     return f"<section id='{anchor}'><h2>{title}</h2><p class='note'>{text}</p>{body}</section>"
 
 
-def _card(key: str, title: str, text: str = "") -> str:
+def _card(key: str, title: str, text: str = "", height: int | None = None) -> str:
     words = f"<h3>{escape(title)}</h3>" * bool(title) + f"<p>{escape(text)}</p>" * bool(text)
     caption = f"<figcaption>{words}</figcaption>" * bool(words)
-    return f"<figure>{caption}<div class='plot' data-figure='{escape(key)}'></div></figure>"
+    style = f" style='height:{height}px'" if height else ""
+    return f"<figure>{caption}<div class='plot' data-figure='{escape(key)}'{style}></div></figure>"
 
 
 def _tabs(panes: dict[str, str]) -> str:

@@ -5,16 +5,22 @@ from collections.abc import Sequence
 from html import escape
 
 from sae_cli.reporting.collect import LABELS, METRICS, Point
-from sae_cli.reporting.groups import COMPARED, Groups, at_reference, penalty_effect, reference_l0
+from sae_cli.reporting.groups import COMPARED, KIND, LAMBDA, WEIGHT, Groups, at_reference, penalty_effect, reference_l0
 
 SHORT = {name: label.split(" (")[0] for name, label in LABELS.items()}
+NAMES = {LAMBDA: "lambda", KIND: "penalty", WEIGHT: "gamma", "sparsity.kind": "sparsity"}
+"""Names of configuration keys in the table where the last component is not enough."""
 MOST_ROWS = 24
 """Rows of a comparison table; a larger report is read in its figures."""
 
 
 def problems_table(points: list[Point]) -> str:
     """Points that are not done, with the reason; empty if there are none."""
-    rows = [[escape(point.state), escape(point.run_id), escape(point.error), escape(point.folder)] for point in points]
+    rows = [
+        [escape(point.state), escape(point.run_id), escape(point.error), escape(point.folder)]
+        for point in points
+        if point.state != "done"
+    ]
     return _table(["state", "run", "error", "folder"], rows) if rows else ""
 
 
@@ -67,8 +73,10 @@ def points_table(points: list[Point], groups: Groups, frontiers: dict[str, list[
     metrics = [metric for metric in METRICS if any(metric.name in point.metrics for point in points)]
     decimals = {m.name: _decimals([p.metrics[m.name] for p in points if m.name in p.metrics]) for m in metrics}
     heads = [("run", "run id"), ("state", "state of the run")]
-    heads += [(key.rsplit(".", 1)[-1] if key.count(".") != 1 else key, key) for key in groups.keys]
+    heads += [(NAMES.get(key, key.rsplit(".", 1)[-1]), key) for key in groups.keys]
     heads += [(SHORT[metric.name], metric.label) for metric in metrics] + [("frontier", "frontiers it lies on")]
+    numeric = {key for key in groups.keys if isinstance(groups.series[0].points[0].config[key], int | float)}
+    numeric |= {metric.label for metric in metrics}
     body = []
     for point in points:
         cells = [_cell(point.run_id), _cell(point.state)]
@@ -82,7 +90,8 @@ def points_table(points: list[Point], groups: Groups, frontiers: dict[str, list[
             place += f" data-setting='{groups.settings.index(groups.setting(point))}'"
         body.append(f"<tr data-run='{escape(point.run_id)}'{place}>{''.join(cells)}</tr>")
     head = "".join(
-        f"<th scope='col' aria-sort='none'><button title='{escape(long)}'>{escape(short)}</button></th>"
+        f"<th scope='col' aria-sort='none'{' class=number' * (long in numeric)}>"
+        f"<button title='{escape(long)}'>{escape(short)}</button></th>"
         for short, long in heads
     )
     return (
@@ -101,9 +110,10 @@ def _cell(value: object, decimals: int = -1) -> str:
 
 
 def _decimals(values: Sequence[float]) -> int:
-    """Decimals that give the largest value four digits."""
+    """Decimals that give the largest value four digits, three if it is small."""
     largest = max((abs(value) for value in values), default=0)
-    return min(6, max(0, 3 - math.floor(math.log10(largest)))) if largest else 1
+    digits = 3 - math.floor(math.log10(largest)) if largest else 1
+    return max(0, min(digits, max(4, digits - 1)))
 
 
 def _table(heads: list[str], rows: list[list[str]], numeric: int = 99) -> str:

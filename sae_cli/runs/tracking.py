@@ -1,5 +1,6 @@
 """Weights & Biases beside the JSONL file: it may fail in any way, and a run neither stops nor waits for it."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -133,7 +134,7 @@ def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, res
     if config.tracker.kind != "wandb" or os.environ.get("WANDB_MODE") == "disabled":
         return NullTracker()
     os.environ.setdefault("WANDB_SILENT", "true")
-    logging.getLogger("wandb").propagate = False  # it keeps its own debug.log
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or it retries its own reports, aloud, without a network
     try:
         arguments = init_arguments(config, run_id, attempt_id, folder, resume)
         mode = _choose_mode(config)
@@ -198,12 +199,17 @@ def _server() -> str:
 
 def _try_online(arguments: dict[str, Any], server: str) -> Any:
     """Return an online run, or None after noting why this process does not try `server` again."""
+    import wandb
+
     try:
         _probe(server)
         run = _init(arguments, "online")
         _say(logging.INFO, f"wandb: online at {server}")
         return run
     except Exception as problem:
+        with contextlib.suppress(Exception):
+            # W&B's service holds the id of a run whose start failed, and would refuse it offline too.
+            wandb.setup().assert_service().inform_finish(run_id=arguments["id"])
         _offline_because[server] = _line(problem)
         _say(logging.WARNING, f"wandb: {server}: {_line(problem)}; writing offline, send later with `wandb sync`")
         return None

@@ -83,4 +83,3 @@ def _convert(path: Path, target: Path) -> None:
             delattr(owner, mark)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-

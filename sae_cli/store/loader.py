@@ -2,35 +2,26 @@
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from sae_cli.errors import UserError
-from sae_cli.store.format import MANIFEST, Span, StoredFile, check_size, damaged, find_x, read_manifest
+from sae_cli.store.format import MANIFEST, StoredFile, bytes_of, check_size, damaged, find_x, read_manifest
 from sae_cli.store.order import permutation
 
 
-@dataclass
-class _Group:
-    """Shards that are mixed together, in `order_N` from its row `begin` on."""
+class _Group(NamedTuple):
+    """Shards that are mixed together; the stream wants their mixed rows from `begin` on."""
 
     epoch: int
-    index: int
+    number: int
     shards: list[StoredFile]
-    begin: int
-
-
-@dataclass
-class _Mixed:
-    """A group in memory: row i of the stream is buffer_ND[order_N[i]]."""
-
-    buffer_ND: torch.Tensor
-    order_N: torch.Tensor
     begin: int
 
 
@@ -66,118 +57,108 @@ class CacheReader:
         """Yield training batches `start`, `start + 1`, ... (B, D) without end; each is its own memory.
 
         The stream of rows is a pure function of (manifest, data_seed, mix_bytes); batch t is its rows from t * size
-        on. Nothing before batch `start` is read.
+        on. No group before that of batch `start` is read.
         """
-        with closing(self._mixed(start * size)) as stream:
-            mixed = next(stream)
-            at = mixed.begin
+        with closing(self._mixed(start * size)) as groups:
+            buffer_ND, order_N = next(groups)
             while True:
                 x_BD = torch.empty(size, self.d_model, dtype=self.dtype, pin_memory=self.pin)
                 filled = 0
                 while filled < size:
-                    if at == len(mixed.order_N):
-                        mixed, at = next(stream), 0
-                    taken = min(size - filled, len(mixed.order_N) - at)
-                    index = mixed.order_N[at : at + taken]
-                    torch.index_select(mixed.buffer_ND, 0, index, out=x_BD[filled : filled + taken])
-                    filled, at = filled + taken, at + taken
+                    if not len(order_N):
+                        buffer_ND, order_N = next(groups)
+                    index = order_N[: size - filled]
+                    torch.index_select(buffer_ND, 0, index, out=x_BD[filled : filled + len(index)])
+                    filled, order_N = filled + len(index), order_N[len(index) :]
                 yield x_BD
 
     def validation(self, size: int) -> Iterator[torch.Tensor]:
         """Yield the validation rows in stored order in batches of at most `size` rows (B, D)."""
         for shard in self.manifest.validation.shards:
-            span = find_x(self.folder, shard, self.manifest)
             for begin in range(0, shard.rows, size):
                 x_BD = torch.empty(min(size, shard.rows - begin), self.d_model, dtype=self.dtype)
-                self._read(self.folder / shard.name, span, begin, x_BD)
+                self._read(shard, begin, x_BD)
                 yield x_BD
 
     def _count_groups(self, mix_bytes: int) -> int:
         """Return into how many groups an epoch is cut."""
+        shards = self.manifest.train.shards
         if self.rows * self._row_bytes <= mix_bytes:
             return 1
-        shards = self.manifest.train.shards
         largest = max(shard.rows for shard in shards) * self._row_bytes
-        most = mix_bytes // 2 // largest
-        if not most:
-            raise UserError(
-                f"cache.mix_bytes={mix_bytes}: two shards of {self.folder} take {2 * largest}; set it to at least that"
-            )
-        return -(-len(shards) // most)
+        if mix_bytes < 2 * largest:
+            raise UserError(f"cache.mix_bytes={mix_bytes}: two shards take {2 * largest}; set it to at least that")
+        return -(-len(shards) // (mix_bytes // 2 // largest))
 
     def _plan(self, row: int) -> Iterator[_Group]:
         """Yield the groups of the endless stream from the one that holds `row` on; nothing is read."""
-        epoch, offset = divmod(row, self.rows)
+        epoch, begin = divmod(row, self.rows)
         shards = self.manifest.train.shards
         while True:
-            order = permutation(len(shards), self.data_seed, "shards", epoch).tolist() if self._groups > 1 else [
-                *range(len(shards))
-            ]
+            order = list(range(len(shards)))
+            if self._groups > 1:
+                order = permutation(len(shards), self.data_seed, "shards", epoch).tolist()
+            # Even cuts of the shards' order: the groups differ by at most one shard.
+            cuts = [len(shards) * index // self._groups for index in range(self._groups + 1)]
             for index in range(self._groups):
-                # Even cuts of the shards' order: sizes differ by at most one shard.
-                cut = [len(order) * each // self._groups for each in (index, index + 1)]
-                group = [shards[each] for each in order[cut[0] : cut[1]]]
+                group = [shards[shard] for shard in order[cuts[index] : cuts[index + 1]]]
                 rows = sum(shard.rows for shard in group)
-                if offset < rows:
-                    yield _Group(epoch, index, group, offset)
-                offset = max(0, offset - rows)
+                if begin < rows:
+                    yield _Group(epoch, index, group, begin)
+                begin = max(0, begin - rows)
             epoch += 1
 
-    def _mixed(self, row: int) -> Iterator[_Mixed]:
-        """Yield groups in memory, the next one being read meanwhile. A failure there is raised here."""
-        plan = self._plan(row)
+    def _order(self, group: _Group) -> torch.Tensor:
+        """Return the order in which a group's rows are yielded, from its first wanted row on."""
+        rows = sum(shard.rows for shard in group.shards)
+        return permutation(rows, self.data_seed, "rows", group.epoch, group.number)[group.begin :]
+
+    def _mixed(self, row: int) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        """Yield (buffer_ND, order_N) by group, the next one being read meanwhile. A failure there is raised here."""
+        plan, stop = self._plan(row), threading.Event()
         if self._groups == 1:
             if self._resident is None:
-                self._resident = self._load(next(self._plan(0)), self._buffer(), threading.Event())
+                self._resident = self._load(next(self._plan(0)), self._buffer(), stop)
             for group in plan:
-                yield self._order(group, self._resident)
-        stop = threading.Event()
-        buffers = [self._buffer(), self._buffer()]
+                yield self._resident, self._order(group)
+        buffers = (self._buffer(), self._buffer())
 
-        def prefetch(group: _Group, turn: int) -> _Mixed:
-            return self._order(group, self._load(group, buffers[turn % 2], stop))
+        def fetch(group: _Group, buffer_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self._load(group, buffer_ND, stop), self._order(group)
 
         with ThreadPoolExecutor(1, "sae-loader") as pool:
             try:
-                turn = 0
-                pending = pool.submit(prefetch, next(plan), turn)
-                while True:
-                    mixed = pending.result()
-                    turn += 1
-                    pending = pool.submit(prefetch, next(plan), turn)
+                ahead = pool.submit(fetch, next(plan), buffers[0])
+                for turn in count(1):
+                    mixed = ahead.result()
+                    # The caller is done with the other buffer: it has asked for the one that comes after it.
+                    ahead = pool.submit(fetch, next(plan), buffers[turn % 2])
                     yield mixed
             finally:
                 stop.set()
 
     def _buffer(self) -> torch.Tensor:
-        """Allocate room for the largest group."""
-        most = -(-len(self.manifest.train.shards) // self._groups)
-        rows = sorted((shard.rows for shard in self.manifest.train.shards), reverse=True)[:most]
-        return torch.empty(sum(rows), self.d_model, dtype=self.dtype)
-
-    def _order(self, group: _Group, buffer_ND: torch.Tensor) -> _Mixed:
-        rows = sum(shard.rows for shard in group.shards)
-        return _Mixed(buffer_ND, permutation(rows, self.data_seed, "rows", group.epoch, group.index), group.begin)
+        """Allocate room for the largest group there can be."""
+        shards = sorted((shard.rows for shard in self.manifest.train.shards), reverse=True)
+        return torch.empty(sum(shards[: -(-len(shards) // self._groups)]), self.d_model, dtype=self.dtype)
 
     def _load(self, group: _Group, buffer_ND: torch.Tensor, stop: threading.Event) -> torch.Tensor:
         """Read a group's shards one after another into the buffer."""
-        at = 0
+        begin = 0
         for shard in group.shards:
-            if stop.is_set():
-                break
-            span = find_x(self.folder, shard, self.manifest)
-            self._read(self.folder / shard.name, span, 0, buffer_ND[at : at + shard.rows])
-            at += shard.rows
+            if not stop.is_set():
+                self._read(shard, 0, buffer_ND[begin : begin + shard.rows])
+                begin += shard.rows
         return buffer_ND
 
-    def _read(self, path: Path, span: Span, begin: int, out_ND: torch.Tensor) -> None:
-        """Fill `out_ND` with a shard's rows from `begin` on. Raises UserError if the file ends before that."""
-        target = memoryview(out_ND.view(torch.uint8).numpy()).cast("B")
-        with path.open("rb", buffering=0) as stream:
+    def _read(self, shard: StoredFile, begin: int, out_ND: torch.Tensor) -> None:
+        """Fill `out_ND` with a shard's rows from `begin` on. Raises UserError if the file is not sound."""
+        span = find_x(self.folder, shard, self.manifest)
+        target, done = bytes_of(out_ND), 0
+        with (self.folder / shard.name).open("rb", buffering=0) as stream:
             stream.seek(span.offset + begin * self._row_bytes)
-            done = 0
             while done < len(target):
-                count = stream.readinto(target[done:])
-                if not count:
-                    raise damaged(path, "ends early")
-                done += count
+                size = stream.readinto(target[done:])
+                if not size:
+                    raise damaged(self.folder / shard.name, "ends early")
+                done += size

@@ -1,4 +1,4 @@
-"""Write caches: one pass over a source, all hooks in lock step, resumable at any moment, finished bytes always equal."""
+"""Write caches in one pass over a source, all hooks in lock step; an interrupted one ends as the same bytes."""
 
 import errno
 import fcntl
@@ -29,12 +29,11 @@ from sae_cli.store.format import (
     damaged,
     read_manifest,
 )
-from sae_cli.store.order import row_limit
 from sae_cli.store.part import PartState, PartWriter
 
 log = logging.getLogger(__name__)
-_TEXT_BYTES_PER_ROW = 16
-"""Disk space set aside for token ids: two int32 per token, in pieces and joined."""
+_TEXT_BYTES_PER_ROW = 9
+"""Disk space set aside for the text: two int32 per token, and the tokens that give no row."""
 
 
 class CacheWriter:
@@ -47,15 +46,15 @@ class CacheWriter:
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
         self.finished = (folder / MANIFEST).exists()
+        self.states = {split: PartState() for split in SPLITS}
         if self.finished:
             check_owner(folder / MANIFEST, read_manifest(folder).fingerprint, self.fingerprint)
-            self._clear()
-        self.states = {split: PartState() for split in SPLITS} if self.finished else self._read_progress()
+            (folder / PROGRESS).unlink(missing_ok=True)
+        elif (folder / PROGRESS).exists():
+            self.states = self._read_progress()
 
-    def _read_progress(self) -> dict[str, PartState]:
+    def _read_progress(self) -> dict[Split, PartState]:
         path = self.folder / PROGRESS
-        if not path.exists():
-            return {split: PartState() for split in SPLITS}
         try:
             data = read_json(path)
             check_version(path, data)
@@ -66,19 +65,13 @@ class CacheWriter:
         for state in states.values():
             for file in state.files():
                 check_size(self.folder, file)
-        log.info("%s: resuming after %d rows", self.folder, self.stored(states))
+        log.info("%s: going on after %d rows", self.folder, sum(state.rows for state in states.values()))
         return states
-
-    def stored(self, states: dict[str, PartState] | None = None) -> int:
-        """Return the rows on disk, both parts together."""
-        return sum(state.rows for state in (states or self.states).values())
 
     def save(self) -> None:
         """Make the progress durable."""
-        states = {split: asdict(state) for split, state in self.states.items()}
-        write_json(
-            self.folder / PROGRESS, {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, **states}
-        )
+        data = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint}
+        write_json(self.folder / PROGRESS, data | {split: asdict(state) for split, state in self.states.items()})
 
     def part(self, split: Split) -> PartWriter:
         """Return the writer of a part, at the first row that is not stored."""
@@ -106,11 +99,7 @@ class CacheWriter:
             settings=settings(self.cache),
             created_by=f"sae-cli {__version__}",
         ).write(self.folder)
-        self._clear()
-
-    def _clear(self) -> None:
-        for path in (*self.folder.glob("tokens-*.piece"), self.folder / PROGRESS):
-            path.unlink(missing_ok=True)
+        (self.folder / PROGRESS).unlink()
 
 
 def write_caches(
@@ -134,7 +123,7 @@ def write_caches(
         _check_disk(writers, cache)
         try:
             for split in SPLITS:
-                _write_part(source, split, writers, progress)
+                _write_part(source, split, writers, progress or (lambda done, wanted: None))
             for writer in writers:
                 writer.finish()
         except OSError as error:
@@ -147,19 +136,19 @@ def write_caches(
 
 
 def _write_part(
-    source: RowSource, split: Split, writers: list[CacheWriter], progress: Callable[[int, int], None] | None
+    source: RowSource, split: Split, writers: list[CacheWriter], progress: Callable[[int, int], None]
 ) -> None:
     """Bring one part of all caches to its end, from the smallest progress on; who has a row already ignores it."""
     parts = [writer.part(split) for writer in writers if not writer.states[split].complete]
-    wanted = sum(row_limit(each, parts[0].cache) for each in SPLITS) if parts and parts[0].cache.tokens else 0
-    others = min(writer.stored() - writer.states[split].rows for writer in writers)
+    cache = writers[0].cache
+    wanted = cache.tokens + cache.validation_tokens if cache.tokens else 0
+    before = writers[0].states["validation"].rows if split == "train" else 0
     if not all(part.full for part in parts):
-        for block in source.rows(split, min(part.next_row for part in parts)):
+        for block in source.rows(split, min(part.next_row for part in parts if not part.full)):
             for part in parts:
-                if not part.full and block.start + len(block.context_N) > part.next_row:
+                if block.start + len(block.context_N) > part.next_row:
                     part.add(block)
-            if progress:
-                progress(others + min(part.next_row for part in parts), wanted)
+            progress(before + min(part.next_row for part in parts), wanted)
             if all(part.full for part in parts):
                 break
     for part in parts:
@@ -168,11 +157,10 @@ def _write_part(
 
 def _check_disk(writers: list[CacheWriter], cache: CacheConfig) -> None:
     """Raise UserError if what is still to be written does not fit. An open-ended cache cannot be checked."""
-    needed = 0
-    for writer in writers:
-        rows = {split: row_limit(split, cache) for split in SPLITS}
-        planned = plan_bytes({writer.hook: writer.width}, cache)[writer.hook] + sum(rows.values()) * _TEXT_BYTES_PER_ROW
-        needed += max(0, planned - sum(file.bytes for state in writer.states.values() for file in state.files()))
+    planned = sum(plan_bytes(writer.width, cache) for writer in writers)
+    text = (cache.tokens + cache.validation_tokens) * _TEXT_BYTES_PER_ROW
+    stored = sum(file.bytes for writer in writers for state in writer.states.values() for file in state.files())
+    needed = planned + text * len(writers) - stored
     free = shutil.disk_usage(writers[0].folder).free
     if cache.tokens and needed > free:
         raise UserError(

@@ -33,8 +33,8 @@
   const config = {
     responsive: true,
     displaylogo: false,
-    modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-    modeBarButtonsToAdd: [save],
+    displayModeBar: touch ? false : "hover",
+    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", save]],
   };
 
   const draw = (plot) => {
@@ -45,7 +45,7 @@
     Plotly.react(plot, data, { ...layout, ...page, dragmode: touch ? false : "zoom" }, config);
     if (plot.dataset.drawn) return;
     plot.dataset.drawn = "yes";
-    plot.on("plotly_click", ({ points }) => pick(points[0].customdata));
+    if (!touch) plot.on("plotly_click", ({ points }) => pick(points[0].customdata));
   };
 
   // A figure is drawn when it comes near the window, so that many points do not hold up the page.
@@ -122,14 +122,12 @@
   }));
 
   const pick = (run) => {
-    rows.forEach((row) => row.classList.toggle("picked", row.dataset.run === run));
     const row = rows.find((one) => one.dataset.run === run);
-    if (row) row.scrollIntoView({ block: "center", behavior: "smooth" });
+    if (!row) return;
+    rows.forEach((one) => one.classList.toggle("picked", one === row));
+    row.scrollIntoView({ block: "center", behavior: "smooth" });
   };
 
-  for (const path of all("[data-symbol]")) {
-    path.setAttribute("d", SYMBOLS[path.dataset.symbol]);
-  }
   paint();
   filter();
   all(".plot").forEach((plot) => watcher.observe(plot));

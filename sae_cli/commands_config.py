@@ -1,0 +1,86 @@
+"""`sae config`: what can be set, to what, and what a command line resolves to."""
+
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_cli.commands_run import ConfigDir, Json, Overrides
+from sae_cli.config.groups import GROUPS, choices, find, grid_files, header
+from sae_cli.config.keys import keys
+from sae_cli.console import emit, facts, table
+from sae_cli.errors import UserError, suggest
+
+config_app = typer.Typer(no_args_is_help=True, help="Show and copy configuration: show, ls, keys, cp.")
+
+
+@config_app.command()
+def show(overrides: Overrides = None, as_json: Json = False, config_dir: ConfigDir = None) -> None:
+    """Print the configuration that overrides resolve to."""
+    from sae_cli.config.compose import compose
+    from sae_cli.config.convert import to_dict, to_yaml
+
+    config = compose(overrides or [], config_dir)
+    if as_json:
+        emit(to_dict(config))
+    else:
+        typer.echo(to_yaml(config), nl=False)
+
+
+@config_app.command()
+def ls(
+    group: Annotated[str | None, typer.Argument(help="One group, or sweeps; default: all.")] = None,
+    as_json: Json = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """List groups and their choices with a line about each."""
+    names = [*GROUPS, "sweeps"]
+    if group is not None and group not in names:
+        raise UserError(f"{group}: no such group.{suggest(group, names)} There are: {', '.join(names)}")
+    listed = [group] if group else names
+    files = {name: grid_files() if name == "sweeps" else choices(name, config_dir) for name in listed}
+    if as_json:
+        emit({name: {choice: header(path) for choice, path in found.items()} for name, found in files.items()})
+        return
+    rows = [[f"{name}/{choice}", header(path)] for name, found in files.items() for choice, path in found.items()]
+    table(["choice", "what it is"], rows)
+
+
+@config_app.command(name="keys")
+def list_keys(
+    start: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin so, such as train.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Print every key with its type, default and meaning."""
+    found = [key for key in keys() if key.name.startswith(start)]
+    if not found:
+        raise UserError(f"{start}: no key begins so.{suggest(start, [key.name for key in keys()])}")
+    if as_json:
+        emit([asdict(key) for key in found])
+    elif sys.stdout.isatty():
+        table(["key", "type", "default", "meaning"], [[k.name, k.type, k.shown_default, k.text] for k in found])
+    else:
+        for key in found:
+            typer.echo(f"{key.name} ({key.type}, default {key.shown_default}): {key.text}")
+
+
+@config_app.command()
+def cp(
+    name: Annotated[str, typer.Argument(metavar="GROUP/NAME", help="A shipped file, as `sae config ls` shows it.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Your configuration folder.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace your file of that name.")] = False,
+) -> None:
+    """Copy a shipped YAML file into your own configuration folder, to edit it there."""
+    source = find(name)
+    group = name.partition("/")[0] if "/" in name else ""
+    target = folder / group / source.name
+    if target.exists() and not force:
+        raise UserError(f"{target} exists; --force replaces it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    follow = f"sae sweep {target}" if group == "sweeps" else f"sae train --config-dir {folder}"
+    choice = f" {group}={source.stem}" if group in GROUPS else ""
+    facts([("copied", target), ("next", follow + choice)])

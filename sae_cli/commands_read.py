@@ -1,0 +1,106 @@
+"""Commands that read what runs left: eval, report; and doctor, which reads the machine."""
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sae_cli.commands_run import Json
+from sae_cli.console import emit, facts, number, table
+from sae_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from sae_cli.runs.directory import RunDirectory
+
+COLUMNS = {
+    "L0": ("reconstruction", "l0"),
+    "FVU": ("reconstruction", "fvu"),
+    "CE recovered": ("language_model", "recovered_zero"),
+    "dCE nats": ("language_model", "delta_nats"),
+    "dead": ("latents", "dead"),
+    "nearest cos": ("geometry", "alive", "nearest_mean"),
+    "random": ("geometry", "random", "nearest_mean"),
+    "MCC": ("ground_truth", "mcc"),
+}
+"""Columns of `sae eval` and where eval.json holds them."""
+
+
+def evaluate(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH... [eval.KEY=VALUE]...", help="Runs or folders of runs.")],
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Evaluate finished runs.
+
+    Reconstruction, geometry, cross-entropy with the SAE spliced in; writes eval.json into each run.
+    """
+    words = [word for word in paths if "=" in word and not Path(word).exists()]
+    folders = [Path(word) for word in paths if word not in words]
+    if not folders:
+        raise UserError("sae eval: give one or more run folders, such as runs/default")
+    from sae_cli.evaluation.evaluate import evaluate as evaluate_runs
+    from sae_cli.runs.directory import find_runs
+
+    runs = [run for folder in folders for run in find_runs(folder)]
+    results = evaluate_runs(runs, device, _settings(runs, words))
+    if as_json:
+        emit({result["run"]: result for result in results})
+        return
+    shown = {name: keys for name, keys in COLUMNS.items() if any(_pick(result, keys) is not None for result in results)}
+    table(["run", *shown], [[r["run"], *(number(_pick(r, keys)) for keys in shown.values())] for r in results])
+    facts([("next", shlex.join(["sae", "report", *map(str, folders)]))])
+
+
+def report(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs or folders of runs.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; default: report.html in the first PATH.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page about runs.
+
+    The page opens without a network; report.parquet beside it holds the same table.
+    """
+    from sae_cli.reporting.report import write_report
+
+    result = write_report(paths, out)
+    if as_json:
+        emit(result)
+    else:
+        facts([("report", result["report"]), ("table", result["parquet"])])
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this machine, with fixes."""
+    from sae_cli.doctor import examine
+
+    findings = examine()
+    if as_json:
+        emit({finding.name: asdict(finding) for finding in findings})
+    else:
+        for finding in findings:
+            fix = f"  -> {finding.fix}" if finding.fix else ""
+            typer.echo(f"{finding.state:<5} {finding.name:<14} {finding.detail}{fix}")
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _settings(runs: list["RunDirectory"], words: list[str]) -> Any:
+    """Return the evaluation settings if overrides are given, else None: each run's own."""
+    if not words:
+        return None
+    from sae_cli.config.compose import compose
+
+    for word in words:
+        if not word.startswith("eval.") and not word.startswith("eval="):
+            raise UserError(f"{word}: `sae eval` takes overrides of eval.* only; training is done")
+    own = runs[0].config.eval
+    return compose([*(f"eval.{key}={value}" for key, value in asdict(own).items()), *words]).eval
+
+
+def _pick(result: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    value: Any = result
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,170 @@
+"""Activations that the user already has: .npy and .safetensors files of (rows, width) arrays."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_cli.config.schema import Config
+from sae_cli.errors import UserError, suggest
+from sae_cli.files import short_hash
+from sae_cli.sources import RowBlock, Split
+from sae_cli.sources.text import content_hash
+
+HOOK = "vectors"
+SUFFIXES = (".npy", ".safetensors")
+KEYS = ("x", "activations", "vectors")
+"""Names that pick the array of a .safetensors file that holds several two-dimensional ones."""
+BLOCK = 4096
+"""Rows read at a time."""
+
+
+def rows_fingerprint(config: Config, hook: str) -> str:
+    """Return a short hash of the files' names and contents and of what else decides the rows."""
+    return short_hash([content_hash(*_files(config.source.path)), config.text.validation, config.cache.dtype])
+
+
+class VectorRows:
+    """The rows of all files in the order of their names: a RowSource with the single hook `vectors`.
+
+    A row belongs to the validation part if a 64-bit hash of its file's name and its index, as a number in [0, 1), is
+    below text.validation. So a row keeps its part when files are added. `context_N` counts blocks of 4,096 rows over
+    all files, `position_N` rows within a block. Files are mapped, never read whole.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.root, self.files = _files(config.source.path)
+        shapes = [_shape(path) for path in self.files]
+        self.lengths = [rows for rows, _ in shapes]
+        width = shapes[0][1]
+        for path, shape in zip(self.files, shapes, strict=True):
+            if shape[1] != width:
+                raise UserError(f"source.path: {self.files[0]} has width {width} but {path} has {shape[1]}; keep one")
+        self.widths = {HOOK: width}
+
+    def fingerprint(self, hook: str) -> str:
+        """Return rows_fingerprint of the configuration."""
+        return rows_fingerprint(self.config, hook)
+
+    def describe(self, hook: str) -> dict[str, Any]:
+        """Return what the manifest records about the rows' origin."""
+        names = [self._name(path) for path in self.files]
+        files = [{"name": name, "rows": rows} for name, rows in zip(names, self.lengths, strict=True)]
+        return {"source": "vectors", "hook": hook, "path": self.config.source.path, "files": files}
+
+    def count(self, split: Split) -> int:
+        """Return the number of rows of a part, without reading them."""
+        return sum(int(mask_N.sum()) for *_, mask_N in self._blocks(split))
+
+    def rows(self, split: Split, start: int) -> Iterator[RowBlock]:
+        """Yield the part's rows block by block in cache.dtype, from the block that holds row `start` on.
+
+        Raises UserError if the part is empty, or names the file and row of a value that is not finite.
+        """
+        done = 0
+        for context, (path, first, mask_N) in enumerate(self._blocks(split)):
+            index_N = np.flatnonzero(mask_N)
+            if len(index_N) and done + len(index_N) > start:
+                yield RowBlock(
+                    start=done,
+                    x={HOOK: self._read(path, first, len(mask_N), index_N)},
+                    context_N=torch.full((len(index_N),), context, dtype=torch.int32),
+                    position_N=torch.from_numpy(index_N.astype(np.int32)),
+                )
+            done += len(index_N)
+        if not done:
+            raise UserError(
+                f"source.path={self.root}: none of its {sum(self.lengths)} rows falls into the {split} part: "
+                f"change text.validation (now {self.config.text.validation}) or give more rows"
+            )
+
+    def _blocks(self, split: Split) -> Iterator[tuple[Path, int, np.ndarray]]:
+        """Yield file, first row and the mask of the rows that belong to the part."""
+        for path, length in zip(self.files, self.lengths, strict=True):
+            seed = int.from_bytes(hashlib.sha256(self._name(path).encode()).digest()[:8], "big")
+            for first in range(0, length, BLOCK):
+                rows_N = np.arange(first, min(first + BLOCK, length), dtype=np.uint64)
+                yield path, first, (_uniform(seed, rows_N) < self.config.text.validation) == (split == "validation")
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix() if path != self.root else path.name
+
+    def _read(self, path: Path, first: int, count: int, index_N: np.ndarray) -> Tensor:
+        """Return the chosen rows (N, D) of a block in cache.dtype."""
+        with _opened(path) as array:
+            part_ND = array[first : first + count][index_N]
+        if isinstance(part_ND, np.ndarray):
+            part_ND = torch.from_numpy(part_ND.astype(part_ND.dtype.newbyteorder("=")))
+        x_ND = part_ND.to(getattr(torch, self.config.cache.dtype))
+        finite_N = x_ND.isfinite().all(dim=1)
+        if not finite_N.all():
+            row = first + int(index_N[int((~finite_N).nonzero()[0])])
+            raise UserError(
+                f"source.path: {path} row {row} is not finite in {self.config.cache.dtype}: remove the row, or set "
+                "cache.dtype=bfloat16 if it only overflows"
+            )
+        return x_ND
+
+
+def _uniform(seed: int, index_N: np.ndarray) -> np.ndarray:
+    """Return numbers in [0, 1) from 64-bit hashes of the indices: SplitMix64 (Steele, Lea, Flood 2014)."""
+    with np.errstate(over="ignore"):
+        z_N = np.uint64(seed) + (index_N + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z_N = (z_N ^ (z_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z_N = (z_N ^ (z_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z_N = z_N ^ (z_N >> np.uint64(31))
+    return (z_N >> np.uint64(11)).astype(np.float64) / 2**53
+
+
+def _files(path: str) -> tuple[Path, list[Path]]:
+    """Return the root and the sorted files that source.path means."""
+    root = Path(path).expanduser()
+    if not path or not root.exists():
+        beside = [str(other) for other in root.parent.iterdir()] if path and root.parent.is_dir() else []
+        raise UserError(f"source.path={path}: there is no such file or folder.{suggest(str(root), beside)}")
+    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    files = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not files:
+        raise UserError(f"source.path={path}: give a .npy or .safetensors file, or a folder of these")
+    return root, files
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Give the file's array, mapped; slicing it gives a NumPy array or a tensor."""
+    if path.suffix.lower() == ".npy":
+        yield np.load(path, mmap_mode="r", allow_pickle=False)
+        return
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+        flat = {key: part for key, part in slices.items() if len(part.get_shape()) == 2}
+        key = next((key for key in KEYS if key in flat), next(iter(flat)) if len(flat) == 1 else None)
+        if key is None:
+            raise UserError(
+                f"source.path: {path} holds {len(flat)} two-dimensional arrays ({', '.join(slices) or 'nothing'}); "
+                f"name the one to read {KEYS[0]!r}"
+            )
+        yield flat[key]
+
+
+def _shape(path: Path) -> tuple[int, int]:
+    """Return (rows, width); UserError if the file is not a two-dimensional floating array with rows."""
+    try:
+        with _opened(path) as array:
+            shape = tuple(array.shape if isinstance(array, np.ndarray) else array.get_shape())
+            kind = str(array.dtype if isinstance(array, np.ndarray) else array.get_dtype()).lower()
+    except UserError:
+        raise
+    except Exception as error:  # NumPy and safetensors raise different errors for a broken file
+        raise UserError(f"source.path: cannot read {path}: {error}") from error
+    if len(shape) != 2 or 0 in shape or not kind.startswith(("float", "f", "bf")):
+        raise UserError(f"source.path: {path} holds {kind} of shape {shape}; floats of shape (rows, width) are needed")
+    return shape

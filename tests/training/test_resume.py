@@ -1,0 +1,100 @@
+"""N steps = some steps + SIGKILL + the rest, bit for bit."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sae_cli.training.checkpoint import checkpoint_file, saved_steps
+from sae_cli.training.execute import execute
+from tests.training.points import SMALL, point
+
+RESAMPLED = ["train.dead_after=400", "train.resample_at=[0.3,0.6]", "train.resample_rows=500", "sae.bias_init=-0.3"]
+
+KILLED = """
+import os, signal, sys
+from sae_cli.config.compose import compose
+from sae_cli.training.execute import execute
+from sae_cli.training.step import Stepper
+
+members, kill_at, words = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+step = Stepper.step
+
+def killing(self, index, x):
+    if index == kill_at:
+        os.kill(os.getpid(), getattr(signal, os.environ["KILL"]))
+    step(self, index, x)
+
+Stepper.step = killing
+outcomes = execute([compose([*words, f"sparsity.weight={0.5 * (k + 1)}", f"seed={k}"]) for k in range(members)])
+sys.exit(0 if all(outcome.state == "interrupted" for outcome in outcomes) else 9)
+"""
+
+
+def points(folder, members, *words):
+    return [point(folder, *words, f"sparsity.weight={0.5 * (k + 1)}", f"seed={k}") for k in range(members)]
+
+
+def last_state(outcome):
+    return load_file(checkpoint_file(outcome.folder / "checkpoint", 40))
+
+
+def run_and_kill(folder, members, kill_at, name, words):
+    command = [sys.executable, "-c", KILLED, str(members), str(kill_at), *SMALL, *words, f"runs_dir={folder}"]
+    return subprocess.run(command, env={"KILL": name, "PATH": "", "HOME": str(folder)}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("members", [1, 4])
+@pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGTERM", 0)])
+def test_interrupted_training_ends_bit_for_bit_as_uninterrupted(tmp_path, members, name, code):
+    words = [*RESAMPLED, "train.checkpoint_every=17"]
+    whole = execute(points(tmp_path / "whole", members, *words))
+    done = run_and_kill(tmp_path / "parts", members, 23, name, words)
+    assert done.returncode == code, done.stderr
+    resumed = execute(points(tmp_path / "parts", members, *words))
+    for expected, outcome in zip(whole, resumed, strict=True):
+        assert outcome.state == "done"
+        assert saved_steps(outcome.folder / "checkpoint")[-1] == 40
+        one, other = last_state(expected), last_state(outcome)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert artefact(expected) == artefact(outcome)
+        assert values(expected) == values(outcome)
+
+
+def artefact(outcome):
+    return (outcome.folder / "sae.safetensors").read_bytes()
+
+
+def values(outcome):
+    lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def test_resampling_happens_in_these_runs(tmp_path):
+    with_resampling = execute(points(tmp_path, 1, *RESAMPLED))
+    without = execute(points(tmp_path, 1, *RESAMPLED[:1], *RESAMPLED[2:], "train.resample_at=[]"))
+    assert artefact(with_resampling[0]) != artefact(without[0])
+
+
+def test_a_finished_point_is_skipped_and_fresh_starts_over(tmp_path):
+    config = point(tmp_path)
+    assert [outcome.state for outcome in execute([config])] == ["done"]
+    before = artefact(execute([config])[0])
+    assert execute([config])[0].state == "skipped"
+    again = execute([config], fresh=True)[0]
+    assert again.state == "done"
+    assert artefact(again) == before
+
+
+def test_members_one_checkpoint_apart_resume_from_the_common_one(tmp_path):
+    words = ["train.checkpoint_every=10"]
+    whole = execute(points(tmp_path / "whole", 2, *words))
+    assert run_and_kill(tmp_path / "parts", 2, 23, "SIGKILL", words).returncode == -9
+    folders = sorted((tmp_path / "parts" / "default").iterdir())
+    checkpoint_file(folders[0] / "checkpoint", 20).unlink()
+    resumed = execute(points(tmp_path / "parts", 2, *words))
+    assert [artefact(outcome) for outcome in whole] == [artefact(outcome) for outcome in resumed]

@@ -1,0 +1,70 @@
+"""A member's result depends on its own point, not on its company."""
+
+import pytest
+import torch
+
+from sae_cli.dictionary.artifact import load_sae
+from sae_cli.runs.directory import RunDirectory
+from sae_cli.training.execute import execute
+from sae_cli.training.step import Stepper
+from tests.training.points import point
+
+EIGHT = [
+    (f"sparsity.weight={0.2 * (k + 1):.1f}", f"orthogonality.weight={0.1 * k:.1f}", f"seed={k % 3}", f"train.lr={lr}")
+    for k, lr in enumerate([1e-3, 2e-3, 3e-4, 1e-3, 5e-3, 1e-3, 1e-2, 1e-4])
+]
+FIFTY = ("train.tokens=4000", "train.dead_after=400", "train.resample_at=[0.5]", "train.resample_rows=500")
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "prolu_relu", "prolu_ste"])
+def test_a_member_alone_equals_the_member_in_a_stack_of_eight(tmp_path, nonlinearity):
+    words = (*FIFTY, f"sae={nonlinearity}")
+    together = execute([point(tmp_path / "stack", *words, *member) for member in EIGHT])
+    for k in (0, 3, 6):
+        (alone,) = execute([point(tmp_path / "alone", *words, *EIGHT[k])])
+        one, other = load_sae(alone.folder), load_sae(together[k].folder)
+        for name in ("W_enc_DF", "b_enc_F", "W_dec_FD", "b_dec_D"):
+            difference = (getattr(one, name) - getattr(other, name)).norm()
+            assert difference <= 1e-4 * getattr(one, name).norm()
+
+
+def test_batched_products_give_the_loop_s_result(tmp_path, monkeypatch):
+    """Accelerators train all members in one batched product; here the same code runs on the CPU."""
+    points = [point(tmp_path / "loop", *FIFTY, *member) for member in EIGHT]
+    loop = execute(points)
+    begin = Stepper.__init__
+
+    def batched(self, stack, configs, device):
+        begin(self, stack, configs, device)
+        self.parts = [slice(0, stack.members)]
+
+    monkeypatch.setattr(Stepper, "__init__", batched)
+    together = execute([point(tmp_path / "batched", *FIFTY, *member) for member in EIGHT])
+    for one, other in zip(loop, together, strict=True):
+        torch.testing.assert_close(load_sae(one.folder).W_dec_FD, load_sae(other.folder).W_dec_FD, rtol=0, atol=1e-4)
+
+
+def test_a_non_finite_member_is_frozen_and_named_and_the_others_go_on(tmp_path):
+    healthy = ("sparsity.weight=0.5", "seed=1")
+    words = ("train.tokens=4000", "train.warmup=0")
+    both = [point(tmp_path / "two", *words, *healthy), point(tmp_path / "two", *words, "train.lr=1e30")]
+    good, bad = execute(both)
+    assert good.state == "done"
+    assert bad.state == "failed"
+    assert "non-finite" in bad.error
+    status = RunDirectory(bad.folder).status
+    assert status["state"] == "failed"
+    assert "train.lr" in status["error"]
+    (alone,) = execute([point(tmp_path / "one", *words, *healthy)])
+    assert (alone.folder / "sae.safetensors").read_bytes() == (good.folder / "sae.safetensors").read_bytes()
+
+
+def test_directions_stay_unit_and_the_scale_is_folded(tmp_path):
+    (outcome,) = execute([point(tmp_path)])
+    norms = load_sae(outcome.folder).W_dec_FD.norm(dim=1)
+    torch.testing.assert_close(norms, norms[0].expand(len(norms)))
+
+
+def test_points_of_different_stacks_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="stack key"):
+        execute([point(tmp_path), point(tmp_path, "sae.latents=16")])

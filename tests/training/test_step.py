@@ -1,0 +1,131 @@
+"""The step against an independent, plain implementation of the loss and Adam."""
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from sae_cli.dictionary.stack import SAEStack
+from sae_cli.training.dead_latents import dead_latents, resample
+from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp
+from sae_cli.training.step import METRICS, Stepper
+from tests.training.points import point
+
+
+def make_stepper(folder, *words):
+    config = point(folder, *words)
+    stack = SAEStack.initialise([config], torch.zeros(12), "cpu")
+    return config, Stepper(stack, [config], "cpu")
+
+
+def rows(seed=0, count=80):
+    return torch.randn(count, 12, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_one_step_equals_a_written_out_step(tmp_path, clip):
+    config, stepper = make_stepper(
+        tmp_path, "sae=relu", "sparsity.weight=0.7", "orthogonality=all_pairs", "orthogonality.weight=0.3",
+        "train.warmup=0", "sparsity.warmup=0", f"train.clip={clip}",
+    )  # fmt: skip
+    W_enc, b_enc, W_dec, b_dec = (
+        tensor[0].clone().requires_grad_() for tensor in stepper.stack.tensors().values()
+    )
+    x = rows()
+    f = torch.relu((x - b_dec) @ W_enc + b_enc)
+    x_hat = f @ W_dec + b_dec
+    c = normalize(W_dec, dim=1) @ normalize(W_dec, dim=1).T
+    pairs = torch.triu_indices(32, 32, 1)
+    omega = c[pairs[0], pairs[1]].clamp(min=0).square().mean()
+    loss = (x - x_hat).square().sum(1).mean() + 0.7 * f.sum(1).mean() + 0.3 * 12 * omega
+    loss.backward()
+    W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec.detach()
+    norm = torch.stack([p.grad.norm() for p in (W_enc, b_enc, W_dec, b_dec)]).norm()
+    if clip:
+        torch.nn.utils.clip_grad_norm_([W_enc, b_enc, W_dec, b_dec], clip)
+    torch.optim.Adam([W_enc, b_enc, W_dec, b_dec], lr=config.train.lr).step()
+
+    stepper.step(0, x)
+    measured = dict(zip(METRICS, stepper.take_metrics(1)[0].tolist(), strict=True))
+    assert measured["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert measured["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    assert measured["l0"] == pytest.approx((f > 0).sum(1).float().mean().item())
+    live = stepper.stack
+    torch.testing.assert_close(live.W_enc_KDF[0], W_enc.detach(), rtol=0, atol=2e-5)
+    torch.testing.assert_close(live.W_dec_KFD[0], normalize(W_dec.detach(), dim=1), rtol=0, atol=2e-5)
+    torch.testing.assert_close(live.b_enc_KF[0], b_enc.detach(), rtol=0, atol=2e-5)
+    torch.testing.assert_close(live.b_dec_KD[0], b_dec.detach(), rtol=0, atol=2e-5)
+
+
+def test_every_third_step_carries_three_times_the_penalty(tmp_path):
+    config, stepper = make_stepper(tmp_path, "orthogonality.weight=0.5", "orthogonality.every=3", "sparsity.weight=0")
+    for step in range(3):
+        stepper.step(step, rows(step))
+        measured = dict(zip(METRICS, stepper.take_metrics(1)[0].tolist(), strict=True))
+        penalty = measured["loss"] - measured["mse"]
+        if step % 3:
+            assert penalty == pytest.approx(0, abs=1e-4)
+        else:
+            assert penalty == pytest.approx(0.5 * 12 * 3 * measured["orthogonality"], rel=1e-3)
+
+
+def test_resampling_changes_live_storage_and_adam_state(tmp_path):
+    """Writing into a copy (`weight[dead][:n] = ...`) changes nothing: look at the live tensors themselves."""
+    _, stepper = make_stepper(tmp_path, "train.dead_after=100")
+    for step in range(3):
+        stepper.step(step, rows(step))
+    stepper.last_fired_KF[:] = 240
+    stepper.last_fired_KF[0, :5] = 0
+    stack, state = stepper.stack, stepper.adam_state(0)
+    before = {name: tensor.clone() for name, tensor in stack.tensors().items()}
+    pointers = [tensor.data_ptr() for tensor in stack.tensors().values()]
+    assert state["W_enc_KDF"]["exp_avg"][0, :, :5].abs().sum() > 0
+    assert dead_latents(stepper, 240).sum() == 5
+
+    assert resample(stepper, rows(9, 300), 3, 240) == [5]
+    assert [tensor.data_ptr() for tensor in stack.tensors().values()] == pointers
+    assert not torch.allclose(stack.W_dec_KFD[0, :5], before["W_dec_KFD"][0, :5])
+    assert torch.equal(stack.W_dec_KFD[0, 5:], before["W_dec_KFD"][0, 5:])
+    assert torch.equal(stack.W_enc_KDF[0, :, 5:], before["W_enc_KDF"][0, :, 5:])
+    live = before["W_enc_KDF"][0, :, 5:].norm(dim=0).mean()
+    torch.testing.assert_close(stack.W_enc_KDF[0, :, :5].norm(dim=0), (0.2 * live).expand(5))
+    assert torch.equal(stack.b_enc_KF[0, :5], torch.zeros(5))
+    directions = normalize(rows(9, 300) - stack.b_dec_KD[0], dim=1)
+    assert ((stack.W_dec_KFD[0, :5] @ directions.T).amax(1) > 0.9999).all()
+    for moment in ("exp_avg", "exp_avg_sq"):
+        assert state["W_dec_KFD"][moment][0, :5].abs().sum() == 0
+        assert state["W_enc_KDF"][moment][0, :, :5].abs().sum() == 0
+        assert state["b_enc_KF"][moment][0, :5].abs().sum() == 0
+        assert state["W_dec_KFD"][moment][0, 5:].abs().sum() > 0
+    encoder = stack.W_enc_KDF[0, :, 0].clone()
+    stepper.step(3, rows(10))
+    assert not torch.equal(stack.W_enc_KDF[0, :, 0], encoder)
+
+
+def test_resampled_inputs_are_drawn_in_proportion_to_squared_error(tmp_path):
+    """One input carries all the error, so every dead latent must point at it."""
+    _, stepper = make_stepper(tmp_path, "train.dead_after=100", "sae=relu", "sae.bias_init=-5")
+    pool = torch.zeros(50, 12)
+    pool[17, 3] = 2.0
+    stepper.stack.b_dec_KD.zero_()
+    stepper.last_fired_KF[0, 8:] = 240
+    resample(stepper, pool.repeat(8, 1), 1, 240)
+    torch.testing.assert_close(stepper.stack.W_dec_KFD[0, :8, 3], torch.ones(8))
+
+
+def test_learning_rate_rises_holds_and_falls(tmp_path):
+    train = point(tmp_path, "train.tokens=8000", "train.decay=0.2", "train.final_lr=0.1").train
+    rates = [learning_rate(step, 1.0, 0.1, train) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:80] == pytest.approx([1.0] * 71)
+    assert rates[90] == pytest.approx(0.1 + 0.9 * 0.5)
+    assert rates[99] == pytest.approx(0.1 + 0.9 * 0.05)
+
+
+def test_ramp_is_per_member():
+    shares = per_member([0.0, 0.1, 0.5], "cpu")
+    assert ramp(0, shares, 100).tolist() == pytest.approx([1, 0.1, 0.02])
+    assert ramp(24, shares, 100).tolist() == pytest.approx([1, 1, 0.5])
+
+
+def test_due_steps():
+    assert due_steps([0.25, 0.5], 40) == {10, 20}

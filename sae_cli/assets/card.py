@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..files import replace_atomically
+from sae_cli.files import replace_atomically
 
 CARD = """\
 ---

@@ -22,11 +22,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ..config.schema import TextConfig
-from ..sources.text import documents
-from . import TINY, WIKI
-from .card import write_card
-from .wiki import write_wiki
+from sae_cli.assets import TINY, WIKI
+from sae_cli.assets.card import write_card
+from sae_cli.assets.wiki import write_wiki
+from sae_cli.config.schema import TextConfig
+from sae_cli.sources.text import documents
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
-from ..files import replace_atomically
+from sae_cli.files import replace_atomically
 
 LARGEST = 2_500_000
 

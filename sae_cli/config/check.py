@@ -76,6 +76,7 @@ def value_problems(config: Config) -> list[str]:
 def combination_problems(config: Config) -> Iterator[str]:
     """Yield what is wrong with values taken together."""
     source, text, penalty, train = config.source, config.text, config.orthogonality, config.train
+    gamma = f"orthogonality.weight={penalty.weight}"
     if source.kind == "language_model" and bool(text.path) == bool(text.dataset):
         yield "give one of text.path and text.dataset, and leave the other empty"
     if source.kind == "vectors" and not source.path:
@@ -89,9 +90,9 @@ def combination_problems(config: Config) -> Iterator[str]:
     if source.kind == "features" and source.orthogonal and source.features > source.width:
         yield f"source.orthogonal=true needs source.features={source.features} <= source.width={source.width}"
     if penalty.kind == "none" and penalty.weight != 0:
-        yield f"orthogonality.weight={penalty.weight} needs a penalty: add orthogonality=chunked (or nearest, all_pairs)"
+        yield f"{gamma} needs a penalty: add orthogonality=chunked (or nearest, all_pairs)"
     if penalty.weight < 0:
-        yield f"orthogonality.weight={penalty.weight} is negative: that needs a cap and is not supported"
+        yield f"{gamma} is negative: that needs a cap and is not supported"
     if penalty.kind != "none" and config.sae.latents < 2:
         yield f"orthogonality={penalty.kind} needs sae.latents of at least 2"
     if train.batch > train.tokens:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -47,6 +48,10 @@ METRICS = (
 
 LABELS = {metric.name: metric.label for metric in METRICS}
 
+HISTOGRAMS = ("geometry.histogram", "latents.density_histogram", "biases.histogram")
+HEATMAP = "ground_truth.heatmap"
+"""Where the arrays of eval.json stand."""
+
 NOT_SHOWN = ("name", "device", "runs_dir", "tracker.", "eval.", "cache.dir")
 """Configuration that does not tell points apart: where they ran and where they were logged."""
 
@@ -70,10 +75,14 @@ class Point:
 
     def section(self, where: str) -> Any:
         """Return the value at a dotted place in eval.json, None where a part is missing."""
-        value: Any = self.evaluation
-        for key in where.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+        return at(self.evaluation, where)
+
+
+def at(data: Any, where: str) -> Any:
+    """Return the value at a dotted place of nested dictionaries, None where a part is missing."""
+    for key in where.split("."):
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
 
 
 def collect(folders: Sequence[Path]) -> list[Point]:
@@ -122,7 +131,7 @@ def _read(run: RunDirectory) -> Point:
     point.config = attempt("config.yaml", dict, lambda: _config(run.path / "config.yaml"))
     status = attempt("status.json", dict, lambda: run.status)
     lines = attempt("metrics.jsonl", list, run.metrics)
-    point.evaluation = attempt("eval.json", dict, lambda: run.evaluation or {})
+    point.evaluation = attempt("eval.json", dict, lambda: _evaluation(run))
     lines = [line for line in lines if isinstance(line, dict)]
     point.curve = pd.DataFrame(lines).apply(pd.to_numeric, errors="coerce")
     point.run_id, point.state = str(status.get("run_id") or point.run_id), str(status.get("state", "new"))
@@ -136,6 +145,20 @@ def _read(run: RunDirectory) -> Point:
                 point.metrics[metric.name] = float(value)
                 break
     return point
+
+
+def _evaluation(run: RunDirectory) -> dict[str, Any]:
+    """eval.json with its arrays checked, so that figures can rely on their shapes. ValueError if one is wrong."""
+    evaluation = run.evaluation or {}
+    for place in HISTOGRAMS:
+        if histogram := at(evaluation, place):
+            lengths = {name: len(np.asarray(values, dtype=float)) for name, values in histogram.items()}
+            edges = lengths.pop("edges", 0)
+            if any(length != edges - 1 for length in lengths.values()):
+                raise ValueError(f"{place} needs one edge more than counts")
+    if np.asarray(at(evaluation, HEATMAP) or [[]], dtype=float).ndim != 2:
+        raise ValueError(f"{HEATMAP} is not a table")
+    return evaluation
 
 
 def _config(file: Path) -> dict[str, Any]:

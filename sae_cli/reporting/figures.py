@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from sae_cli.reporting.collect import LABELS, METRICS, Point
+from sae_cli.reporting.collect import HEATMAP, LABELS, METRICS, Point
 from sae_cli.reporting.groups import KIND, LAMBDA, WEIGHT, Groups, Series, non_dominated
 from sae_cli.reporting.look import NEUTRAL, SCALE, SHADE, family_colour, named, setting_dash, setting_symbol
 
@@ -62,7 +62,7 @@ def frontier(groups: Groups, name: str) -> tuple[go.Figure, list[Point]] | None:
         trace = _line(
             [point.metrics[x_name] for point in points],
             [point.metrics[y_name] for point in points],
-            line={"color": colour, "width": 1.4, "dash": "dot"},
+            line={"color": colour, "width": 1.3, "dash": setting_dash(groups, one.setting)},
             marker=marker,
             text=[describe(groups, point) for point in points],
             hovertemplate="%{text}<extra></extra>",
@@ -169,13 +169,13 @@ def truth(groups: Groups, most: int = 6) -> dict[str, go.Figure]:
     for one in groups.series:
         for point in _finished(one, "mcc"):
             held = best.get((one.family, one.setting))
-            if point.section("ground_truth.heatmap") and (not held or held.metrics["mcc"] < point.metrics["mcc"]):
+            if point.section(HEATMAP) and (not held or held.metrics["mcc"] < point.metrics["mcc"]):
                 best[(one.family, one.setting)] = point
     figures = {}
     for point in sorted(best.values(), key=lambda point: -point.metrics["mcc"])[:most]:
         trace = {
             "type": "heatmap",
-            "z": np.abs(np.array(point.section("ground_truth.heatmap"), dtype=np.float32)),
+            "z": np.abs(np.array(point.section(HEATMAP), dtype=np.float32)),
             "zmin": 0,
             "zmax": 1,
             "hovertemplate": "true feature %{y}, latent %{x}: |cos| %{z:.3f}<extra></extra>",

@@ -55,7 +55,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, 
     if out.suffix != ".html":
         raise UserError(f"--out {out}: give a file name that ends in .html")
     groups = Groups(points)
-    page, frontiers = _page(points, groups, folders[0].resolve().name)
+    page, frontiers = _page(points, groups, " + ".join(folder.resolve().name for folder in folders))
     replace_atomically(out, page.encode())
     table, buffer = frame(points), io.BytesIO()
     table.to_parquet(buffer, index=False)
@@ -73,7 +73,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, 
         ],
         "frontiers": {name: [point.run_id for point in front] for name, front in frontiers.items()},
     }
-    write_json(out.with_suffix(".json"), result | {"table": _without_nan(table.to_dict("records"))})
+    write_json(out.with_suffix(".json"), result | {"table": _finite(table.to_dict("records"))})
     return result
 
 
@@ -101,7 +101,7 @@ def _page(points: list[Point], groups: Groups, name: str) -> tuple[str, dict[str
     sections = [
         _section(
             "Frontiers",
-            "One marker is one point; a dotted line joins points that differ in lambda only. Filled markers are on the "
+            "One marker is one point; a line joins points that differ in lambda only. Filled markers are on the "
             "frontier (grey steps): no other point is at least as good on both axes. Hover for a point's settings, "
             "click to find it in the table.",
             f"<div class='grid'>{''.join(cards)}</div>" if cards else "",
@@ -236,5 +236,7 @@ def _tabs(panes: dict[str, str]) -> str:
     return f"<div class='panes'>{f'<div class=tabs>{buttons}</div>' * (len(panes) > 1)}{grids}</div>" if panes else ""
 
 
-def _without_nan(rows: Iterable[dict[Any, Any]]) -> list[dict[str, Any]]:
-    return [{str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+def _finite(rows: Iterable[dict[Any, Any]]) -> list[dict[str, Any]]:
+    return [
+        {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows
+    ]

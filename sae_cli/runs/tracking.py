@@ -1,10 +1,10 @@
 """Weights & Biases beside the JSONL file: it may fail in any way, and a run neither stops nor waits for it."""
 
-import contextlib
+import base64
+import json
 import logging
 import os
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +19,14 @@ from sae_cli.config.schema import Config
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 4
-"""Longest wait for the server's first answer, once per process; after it the process writes offline."""
+"""Longest wait for the server's first answer, once per process; without one the process writes offline."""
 INIT_SECONDS = 6
 """Longest wait of `wandb.init` for an online run; after it the process writes offline."""
 FINISH_SECONDS = 10
 """Longest wait for uploads at the end of an online run; all runs of a stack wait at the same time."""
 
-_lock = threading.Lock()
-_offline_because: dict[str, str] = {}
-"""Why this process writes offline, by server; what one run learns, the other members need not wait for again."""
+_answers: list[str] = []
+"""Empty until the server was asked; then why it takes no runs, or "". The other members need not wait for it again."""
 _said: set[str] = set()
 
 
@@ -138,13 +137,15 @@ def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, res
     try:
         arguments = init_arguments(config, run_id, attempt_id, folder, resume)
         mode = _choose_mode(config)
-        with _lock:
-            if mode == "online":
-                server = _server()
-                run = None if server in _offline_because else _try_online(arguments, server)
-                if run is not None:
-                    return WandbTracker(run)
-            return WandbTracker(_init(arguments, "offline"))
+        if mode == "online":
+            try:
+                return WandbTracker(_init(arguments, mode))
+            except Exception as problem:
+                _answers[:] = [_line(problem)]
+                _say(logging.WARNING, f"wandb: {_answers[0]}; writing offline, `wandb sync` sends the runs later")
+                if "id" in arguments:  # W&B's service holds the id of a run that failed to start
+                    arguments["id"] += "-offline"
+        return WandbTracker(_init(arguments, "offline"))
     except Exception as problem:
         _say(logging.WARNING, f"wandb: {_line(problem)}; metrics go to metrics.jsonl alone")
         return NullTracker()
@@ -170,70 +171,57 @@ def init_arguments(config: Config, run_id: str, attempt_id: str, folder: Path, r
 
 
 def _choose_mode(config: Config) -> str:
+    """Return online or offline, with one line that says why; asks the server once per process."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
     mode = config.tracker.mode
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "auto")
     if mode in ("offline", "dryrun"):
-        _say(logging.INFO, "wandb: offline, as set; send the runs later with `wandb sync`")
+        _say(logging.INFO, "wandb: offline, as set; `wandb sync` sends the runs later")
         return "offline"
-    if not _has_key():
-        level = logging.WARNING if mode == "online" else logging.INFO
-        _say(level, "wandb: no key at hand, writing offline; `wandb login` once to send runs, `wandb sync` for these")
-        return "offline"
-    return "online"
-
-
-def _has_key() -> bool:
-    from wandb.sdk.lib import wbauth
-
+    server = str(wandb.setup().settings.base_url)
     # `prompt=False`: environment, netrc and settings file are read, and nobody is asked.
-    found = wbauth.authenticate_session(host=_server(), source="sae", prompt=False, update_session=False)
-    return found is not None
+    login = wbauth.authenticate_session(host=server, source="sae", prompt=False, update_session=False)
+    if login is None:
+        level = logging.WARNING if mode == "online" else logging.INFO
+        _say(level, "wandb: no key at hand, writing offline; `wandb login` once for later runs, `wandb sync` for these")
+        return "offline"
+    if not _answers:
+        _answers.append(_ask(server, getattr(login, "api_key", None)))
+        if _answers == [""]:
+            _say(logging.INFO, f"wandb: online at {server}")
+        else:
+            _say(logging.WARNING, f"wandb: {server}: {_answers[0]}; writing offline, `wandb sync` sends the runs later")
+    return "offline" if _answers[0] else "online"
 
 
-def _server() -> str:
-    import wandb
+def _ask(server: str, key: str | None) -> str:
+    """Return why `server` cannot take runs now, or an empty string.
 
-    return str(wandb.setup().settings.base_url)
-
-
-def _try_online(arguments: dict[str, Any], server: str) -> Any:
-    """Return an online run, or None after noting why this process does not try `server` again."""
-    import wandb
-
-    try:
-        _probe(server)
-        run = _init(arguments, "online")
-        _say(logging.INFO, f"wandb: online at {server}")
-        return run
-    except Exception as problem:
-        with contextlib.suppress(Exception):
-            # W&B's service holds the id of a run whose start failed, and would refuse it offline too.
-            wandb.setup().assert_service().inform_finish(run_id=arguments["id"])
-        _offline_because[server] = _line(problem)
-        _say(logging.WARNING, f"wandb: {server}: {_line(problem)}; writing offline, send later with `wandb sync`")
-        return None
-
-
-def _probe(server: str) -> None:
-    """Raise unless `server` answers anything at all soon: W&B's own client would retry for a minute and a half."""
-    problems: list[Exception] = [TimeoutError(f"no answer in {PROBE_SECONDS} s")]
+    Asked before `wandb.init`, which retries for long and whose failed runs keep their ids from being used offline.
+    """
+    reasons = [f"no answer in {PROBE_SECONDS} s"]
 
     def ask() -> None:
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = "Basic " + base64.b64encode(f"api:{key}".encode()).decode()
+        query = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
         try:
-            urllib.request.urlopen(server, timeout=PROBE_SECONDS).close()
-            problems.clear()
-        except urllib.error.HTTPError:
-            problems.clear()
+            request = urllib.request.Request(f"{server.rstrip('/')}/graphql", query, headers)
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
+                viewer = (json.load(answer).get("data") or {}).get("viewer")
+            reasons[:] = [] if viewer or not key else ["the key is not accepted"]
         except Exception as problem:
-            problems[:] = [problem]
+            reasons[:] = [_line(problem)]
 
     # In a thread, because looking up a name obeys no timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS + 1)
-    if problems:
-        raise problems[0]
+    return "".join(reasons)
 
 
 def _init(arguments: dict[str, Any], mode: str) -> Any:

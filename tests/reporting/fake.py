@@ -34,15 +34,15 @@ def numbers(point: Config) -> dict[str, float]:
     """Metrics that fall and rise with lambda as real ones do."""
     weight, gamma = point.sparsity.weight, point.orthogonality.weight
     effect = EFFECT.get(point.sae.nonlinearity, 1.0) * (1 + 0.01 * point.seed)
-    l0 = 62 * weight**-1.15 * effect * (1 + 0.08 * gamma)
-    fvu = 0.045 * weight**0.62 * effect**0.5 * (1 + 0.06 * gamma)
+    l0 = 62 * weight**-1.15 * effect * (1 - 0.4 * gamma)
+    fvu = 0.045 * weight**0.62 * effect**0.5 * (1 + 0.1 * gamma)
     return {
         "l0": l0,
         "fvu": fvu,
         "l1": 41 * weight**-0.7 * effect**1.2,
         "mse": 310 * fvu,
         "delta_ce": 0.9 * fvu + 0.004 * weight,
-        "nearest": 0.34 * math.exp(-3.2 * gamma) + 0.12,
+        "nearest": 0.34 * math.exp(-3.2 * gamma) * effect**-0.5 * weight**-0.1 + 0.12,
         "dead": 0.02 * weight**0.5,
         "negative": 0.55 + 0.1 * math.log2(1 + weight),
     }

@@ -51,7 +51,7 @@ def no_account(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
-    monkeypatch.setattr(tracking, "_offline_because", {})
+    monkeypatch.setattr(tracking, "_answers", [])
     monkeypatch.setattr(tracking, "_said", set())
     import wandb
 
@@ -209,6 +209,8 @@ class FakeServer:
                     time.sleep(60)
                 elif fake.answer == "denied":
                     self.reply(401, {"errors": [{"message": "user is not logged in"}]})
+                elif fake.answer == "full" and "upsertBucket" in body.get("query", ""):
+                    self.reply(403, {"errors": [{"message": "storage limit exceeded"}]})
                 elif self.path.endswith("/graphql"):
                     fake.queries.append(body["query"])
                     self.reply(200, {"data": fake.graphql(body)})
@@ -226,6 +228,8 @@ class FakeServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def graphql(self, body: dict) -> dict:
+        if "viewer" in body["query"]:
+            return {"viewer": {"id": "1", "entity": "me", "flags": "{}"}}
         if "upsertBucket" in body["query"]:
             name = body["variables"].get("name", "x")
             project = {"name": "sae", "entity": {"name": "me"}}
@@ -233,7 +237,7 @@ class FakeServer:
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
         if "createRunFiles" in body["query"]:
             return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": []}}
-        return {"serverInfo": {"features": []}, "viewer": {"id": "1", "entity": "me", "flags": "{}"}, "model": None}
+        return {"serverInfo": {"features": []}, "model": None}
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -264,7 +268,7 @@ def test_with_a_key_and_a_server_the_run_is_sent(tmp_path, monkeypatch, key):
     assert any(json.loads(line).get("loss") == 2.5 for line in server.history)
 
 
-@pytest.mark.parametrize("answer", ["refused", "error", "denied", "hang"])
+@pytest.mark.parametrize("answer", ["refused", "error", "denied", "hang", "full"])
 def test_a_server_that_does_not_take_runs_costs_one_short_wait_per_process(tmp_path, monkeypatch, caplog, key, answer):
     if answer == "refused":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")

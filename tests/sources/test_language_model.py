@@ -85,6 +85,7 @@ def test_read_stops_at_the_last_hook_needed(tiny, tokens_CT):
         assert calls == ["layer 1"]
         tiny.logits(tokens_CT)
         assert calls == ["layer 1", "layer 1", "final norm"]
+        assert not any(point.has_hooks() for point in tiny._bridge.hook_dict.values())
     finally:
         for handle in handles:
             handle.remove()

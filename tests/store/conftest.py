@@ -1,5 +1,6 @@
 """Shared by the tests of the store."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,12 @@ import pytest
 from sae_cli.store.find import cache_fingerprint, cache_folder
 from sae_cli.store.writer import write_caches
 from tests.store.fakes import FakeRows, small_cache
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the disk; test_files_are_on_disk_before_they_have_their_name watches the calls."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

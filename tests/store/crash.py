@@ -20,7 +20,7 @@ WIDTHS = {"a": 8, "b": 5}
 """Different widths, so that the hooks' blocks end at different rows."""
 
 
-CACHE = small_cache(tokens=250, validation_tokens=30)
+CACHE = small_cache(tokens=250, validation_tokens=30, shuffle_bytes=1000)
 
 
 def write(root: Path, pause: float) -> None:
@@ -103,7 +103,7 @@ def at_every_step(root: Path, wanted: dict[str, str]) -> dict:
 
 
 if __name__ == "__main__":
-    os.fsync = lambda descriptor: None  # A killed process leaves what it wrote to the system; only time is saved here.
+    os.fsync = lambda descriptor: None  # What a killed process wrote stays with the system: this only saves time.
     base = Path(sys.argv[1])
     write(base / "whole", 0.0)
     expected = content(base / "whole")

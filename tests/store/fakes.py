@@ -1,7 +1,11 @@
-"""A row source whose every value is known: row i of a split holds i in its columns, so order and loss can be read off."""
+"""A row source whose rows say which they are: row i of a part holds i in its first columns."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +13,7 @@ import torch
 from sae_cli.config.schema import CacheConfig
 from sae_cli.sources import RowBlock, Split
 
+ROOT = Path(__file__).parents[2]
 OFFSET = {"train": 0, "validation": 1_000_000}
 
 
@@ -72,3 +77,20 @@ def small_cache(**changes: Any) -> CacheConfig:
     """Return settings under which 450 rows of width 8 take several blocks of several shards."""
     settings = {"tokens": 450, "validation_tokens": 60, "shuffle_bytes": 2000, "shard_bytes": 600, "dtype": "bfloat16"}
     return CacheConfig(**{**settings, **changes})
+
+
+def in_process(module: str, *arguments: str) -> str:
+    """Run a module of the tests in a process of its own; return what it prints.
+
+    The C library gives freed blocks back at once, so that peak memory is what is held and not how it is fragmented.
+    """
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

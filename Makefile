@@ -1,0 +1,58 @@
+# Everything runs from .venv, which the first target that needs it makes.
+# A user with a GPU: make demo CONSTRAINTS=my-constraints.txt (or CONSTRAINTS=/dev/null for the newest of everything).
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+EXTRAS ?= dev
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# JSON lines are always written; no target here talks to a server.
+export WANDB_MODE ?= offline
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check bench-sweep tiny-model clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(INSTALLED) ## the main job: a 12-point sweep on the bundled language model, evaluated, with a report
+	$(BIN)/sae sweep demo
+	$(BIN)/sae report runs/demo
+
+test: $(INSTALLED) ## the fast tests
+	$(BIN)/python -m pytest -q
+
+test-all: $(INSTALLED) ## every test but those that need a GPU; SLURM and browser tests need tests/slurm/start_slurm.sh and chromium
+	$(BIN)/python -m pytest -q -m 'not gpu'
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smoke: $(INSTALLED) ## train, evaluate and report one small point in seconds
+	$(BIN)/sae train experiment=three_features name=smoke train=quick tracker=jsonl
+	$(BIN)/sae eval runs/smoke
+	$(BIN)/sae report runs/smoke
+
+sweep-smoke: $(INSTALLED) ## a small sweep in seconds
+	$(BIN)/sae sweep smoke
+
+report: $(INSTALLED) ## the report of RUNS (default runs/demo)
+	$(BIN)/sae report $(or $(RUNS),runs/demo)
+
+gpu-check: ## the GPU tests, from a checkout, with PYTHON as it is (no .venv)
+	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests
+
+bench-sweep: $(INSTALLED) ## wall time of an 8-point sweep as one stack against eight single commands
+	$(BIN)/python benchmarks/stack_against_singles.py
+
+tiny-model: $(INSTALLED) ## train the bundled language model again (about half an hour on two cores)
+	$(BIN)/python -m sae_cli.assets.train_tiny
+
+clean: ## remove the environment and build folders, never runs or caches
+	rm -rf .venv build dist *.egg-info

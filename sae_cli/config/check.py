@@ -17,6 +17,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "source.kind": ("language_model", "vectors", "three_features", "features"),
     "cache.dtype": PRECISIONS,
     "sae.nonlinearity": ("relu", "prolu_relu", "prolu_ste"),
+    "sae.decoder_init": ("random", "data"),
     "sae.decoder_bias_init": ("mean", "zero"),
     "sparsity.kind": ("l1", "sqrt_l1"),
     "orthogonality.kind": ("none", "all_pairs", "nearest", "chunked"),

@@ -129,6 +129,8 @@ class SAEConfig:
     """Encoder rows start as this multiple of the unit decoder rows."""
     bias_init: float = 0.0
     """Initial encoder bias of every latent, in units of the scaled input (E||x||^2 = D). Per member."""
+    decoder_init: str = "random"
+    """random: directions uniform on the sphere | data: inputs less the decoder bias, drawn as in resampling."""
     decoder_bias_init: str = "mean"
     """mean: the data mean | zero."""
 

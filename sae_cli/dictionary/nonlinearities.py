@@ -5,11 +5,11 @@ parameter; it is compared in the precision of `m`, and its gradient is summed in
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 
 def relu(m: Tensor, b: Tensor) -> Tensor:
@@ -17,36 +17,39 @@ def relu(m: Tensor, b: Tensor) -> Tensor:
     return torch.relu(m + b.to(m.dtype))
 
 
-def prolu_gate(m: Tensor, b: Tensor) -> Tensor:
-    """1[m > 0 and m + b > 0], written as m > max(0, -b): ProLU is JumpReLU with that threshold in the forward."""
-    return m > (-b).clamp(min=0).to(m.dtype)
+def keep_where_positive(values: Tensor, condition: Tensor) -> Tensor:
+    """Return `values` where `condition > 0`, else 0; one vectorised pass, several times faster than a boolean mask."""
+    return torch.ops.aten.threshold_backward(values, condition, 0)
+
+
+def sum_rows(values: Tensor) -> Tensor:
+    """Return the sum over rows (..., 1, F) in at least fp32, as a product so that low precision is summed in fp32."""
+    ones = values.new_ones(*values.shape[:-2], 1, values.shape[-2])
+    return (ones @ values).to(torch.promote_types(values.dtype, torch.float32))
 
 
 class ProLU(Function):
     """m * 1[m > 0 and m + b > 0] with a synthetic gradient for the bias (ProLU post, 2024).
 
-    With g the upstream gradient and `gate` the indicator: under "relu" dm = g gate, db = g gate; under "ste"
-    dm = (1 + m) g gate, db = m g gate.
+    The gate is m > max(0, -b): in the forward ProLU is JumpReLU with that threshold. With g the upstream gradient and
+    `gate` the indicator: under "relu" dm = g gate, db = g gate; under "ste" dm = (1 + m) g gate, db = m g gate.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, m: Tensor, b: Tensor, ste: bool) -> Tensor:  # type: ignore[override]
-        gate = prolu_gate(m, b)
-        f = torch.where(gate, m, 0)
-        ctx.save_for_backward(f if ste else gate)
-        ctx.ste = ste  # type: ignore[attr-defined]
+    def forward(ctx: Any, m: Tensor, b: Tensor, ste: bool) -> Tensor:  # type: ignore[override]
+        f = keep_where_positive(m, m - (-b).clamp(min=0).to(m.dtype))
+        ctx.save_for_backward(f)
+        ctx.ste = ste
         return f
 
     @staticmethod
-    def backward(ctx: FunctionCtx, g: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        if ctx.ste:  # type: ignore[attr-defined]
-            (f,) = ctx.saved_tensors  # type: ignore[attr-defined]
-            db = g * f  # f is m where the gate is open and 0 elsewhere
-            dm = torch.where(f > 0, g, 0) + db
-        else:
-            (gate,) = ctx.saved_tensors  # type: ignore[attr-defined]
-            dm = db = g * gate
-        return dm, db.sum(-2, keepdim=True, dtype=torch.promote_types(g.dtype, torch.float32)), None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        (f,) = ctx.saved_tensors  # m where the gate is open, 0 elsewhere
+        gated = keep_where_positive(g, f)
+        if not ctx.ste:
+            return gated, sum_rows(gated), None
+        db = g * f
+        return gated + db, sum_rows(db), None
 
 
 def prolu_relu(m: Tensor, b: Tensor) -> Tensor:

@@ -26,19 +26,26 @@ class SAEStack:
     b_dec_KD: Tensor
 
     @classmethod
-    def initialise(cls, configs: Sequence[Config], mean_D: Tensor, device: str) -> "SAEStack":
-        """Return a stack with one member per configuration.
+    def initialise(cls, configs: Sequence[Config], mean_D: Tensor, device: str, rows_ND: Tensor) -> "SAEStack":
+        """Return a stack with one member per configuration, each drawn from its own seed alone.
 
-        Directions are random unit rows drawn from the member's own seed, encoder rows are the same scaled by
-        `sae.encoder_scale`, and the decoder bias is the mean (D,) of the scaled data or 0.
+        Directions are unit rows, random or taken from scaled inputs (N, D) with probability proportional to
+        ||x - b_dec||^2; encoder rows are the same scaled by `sae.encoder_scale`; the decoder bias is the mean (D,) of
+        the scaled data or 0.
         """
         sae = configs[0].sae
+        b_dec_D = mean_D.float().cpu() if sae.decoder_bias_init == "mean" else torch.zeros(len(mean_D))
         members = []
         for config in configs:
             generator = torch.Generator().manual_seed(derive_seed(config.seed, "init"))
-            W_dec_FD = normalize(torch.randn(sae.latents, len(mean_D), generator=generator), dim=1)
+            if sae.decoder_init == "data":
+                offsets_ND = rows_ND.float().cpu() - b_dec_D
+                chances_N = offsets_ND.square().sum(1).double()
+                rows = torch.multinomial(chances_N, sae.latents, sae.latents > len(chances_N), generator=generator)
+                W_dec_FD = normalize(offsets_ND[rows], dim=1)
+            else:
+                W_dec_FD = normalize(torch.randn(sae.latents, len(mean_D), generator=generator), dim=1)
             b_enc_F = torch.full((sae.latents,), config.sae.bias_init)
-            b_dec_D = mean_D.float().cpu() if sae.decoder_bias_init == "mean" else torch.zeros(len(mean_D))
             members.append((sae.encoder_scale * W_dec_FD.T, b_enc_F, W_dec_FD, b_dec_D))
         stacked = (torch.stack(tensors).contiguous().to(device) for tensors in zip(*members, strict=True))
         return cls(sae.nonlinearity, *stacked)

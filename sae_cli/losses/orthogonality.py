@@ -16,8 +16,8 @@ from torch.nn.functional import normalize
 from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.losses.phi import PHI
 
-CANDIDATES = 4
-"""Neighbours per row whose cosines are recomputed exactly, so that low precision cannot pick a wrong one of them."""
+CANDIDATES = 2
+"""Neighbours per row whose cosines are recomputed in full precision; two, so that a tie shares its gradient."""
 
 
 def fold_sign(c: Tensor, signed: bool) -> Tensor:
@@ -63,7 +63,7 @@ def all_pairs(W_dec_KFD: Tensor, settings: OrthogonalityConfig, seed: int) -> Te
 
 @torch.no_grad()
 def nearest_candidates(unit_FD: Tensor, settings: OrthogonalityConfig) -> Tensor:
-    """Return the indices (F, up to 4) of each direction's nearest others by (absolute) cosine, nearest first."""
+    """Return the indices (F, 2, or 1 of two directions) of each direction's nearest others by (absolute) cosine, nearest first."""
     found = []
     for start in range(0, len(unit_FD), settings.tile):
         c = unit_FD[start : start + settings.tile] @ unit_FD.T
@@ -77,11 +77,15 @@ def nearest_candidates(unit_FD: Tensor, settings: OrthogonalityConfig) -> Tensor
 def nearest_cosines(unit_FD: Tensor, settings: OrthogonalityConfig) -> Tensor:
     """Return max_{j != i} of the penalised cosine for each direction (F,).
 
-    The search may run in bf16 under autocast; the cosines are computed anew in full precision for gradients in
-    O(F D), which reach both ends of a pair. Exact ties share the gradient equally.
+    The search may run in bf16 under autocast (then a neighbour within 2^-8 of the nearest may take its place); the
+    cosines are computed anew in full precision for gradients in O(F D), which reach both ends of a pair. Two tied
+    neighbours share the gradient equally.
     """
     neighbours = nearest_candidates(unit_FD, settings)
-    c = (unit_FD.unsqueeze(1) * unit_FD[neighbours]).sum(-1)
+    F, candidates = neighbours.shape
+    others = unit_FD.index_select(0, neighbours.flatten()).view(F, candidates, -1)
+    with torch.autocast(unit_FD.device.type, enabled=False):
+        c = torch.einsum("fd,fcd->fc", unit_FD, others)
     return fold_sign(c, settings.signed).amax(1)
 
 

@@ -35,7 +35,9 @@ METRICS = (
     Metric("l1", "reconstruction.l1", "L1 (sum of active latents per row)"),
     Metric("mse", "reconstruction.mse", "MSE (squared error per row)"),
     Metric("nearest_cosine", "geometry.alive.nearest_median", "nearest cosine (median of alive latents)"),
-    Metric("nearest_random", "geometry.random_alive.nearest_median", "nearest cosine of random directions (median)"),
+    Metric(
+        "nearest_random", "geometry.random_alive.nearest_median", "random nearest cosine (median of random directions)"
+    ),
     Metric("mcc", "ground_truth.mcc", "MCC (matched mean |cos| with true features)"),
     Metric("mmcs", "ground_truth.mmcs", "MMCS (mean largest |cos| of a true feature)"),
     Metric("dead", "latents.dead", "dead latents (share)", "dead"),

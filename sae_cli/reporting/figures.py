@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from sae_cli.reporting.collect import HEATMAP, LABELS, METRICS, Point
 from sae_cli.reporting.groups import KIND, LAMBDA, WEIGHT, Groups, Series, non_dominated
-from sae_cli.reporting.look import NEUTRAL, SCALE, SHADE, family_colour, named, setting_dash, setting_symbol
+from sae_cli.reporting.look import NEUTRAL, SCALE, SHADE, marks, named
 
 FRONTIERS = {
     "l0_delta_ce": ("l0", "delta_ce"),
@@ -29,6 +29,8 @@ CURVES = {
 }
 """Training curves: key of a metrics.jsonl line -> axis title."""
 HEATMAPS = ("fvu", "l0", "delta_ce", "nearest_cosine", "mcc")
+CROWD = 60
+"""Points of a frontier figure above which markers are smaller."""
 CURVE_POINTS, ALL_POINTS = 200, 30_000
 """Most points of one curve, and of one figure's curves together (with a floor of 40 each)."""
 
@@ -46,23 +48,24 @@ def frontier(groups: Groups, name: str) -> tuple[go.Figure, list[Point]] | None:
     kept = non_dominated(xs, ys, upwards=y_name == "mcc")
     front = [point for point, keep in zip(every, kept, strict=True) if keep]
     best = {id(point) for point in front}
+    large, small = (12, 9) if len(every) <= CROWD else (8, 5)
     edge = sorted({(point.metrics[x_name], point.metrics[y_name]) for point in front})
     steps = {"color": SHADE, "width": 8, "shape": "hv"}
     data = [_line([x for x, _ in edge], [y for _, y in edge], name="frontier", hoverinfo="skip", line=steps)]
     for one in groups.series:
         if not (points := _finished(one, x_name, y_name)):
             continue
-        colour, symbol = family_colour(groups, one.family), setting_symbol(groups, one.setting)
+        colour, symbol, dash = marks(groups, one.family, one.setting)
         marker = {
             "color": colour,
             "line": {"width": 1.5, "color": colour},
             "symbol": [symbol if id(point) in best else f"{symbol}-open" for point in points],
-            "size": [12 if id(point) in best else 9 for point in points],
+            "size": [large if id(point) in best else small for point in points],
         }
         trace = _line(
             [point.metrics[x_name] for point in points],
             [point.metrics[y_name] for point in points],
-            line={"color": colour, "width": 1.3, "dash": setting_dash(groups, one.setting)},
+            line={"color": colour, "width": 1.3, "dash": dash},
             marker=marker,
             text=[describe(groups, point) for point in points],
             hovertemplate="%{text}<extra></extra>",
@@ -90,11 +93,12 @@ def heatmaps(groups: Groups, metric: str) -> dict[str, go.Figure]:
     if len(keys) < 2:
         return {}
     values = [value for cell in means.values() for value in cell.values()]
+    crowded = len(lambdas) > 6
     figures = {}
-    for family, cell in means.items():
+    for family, mean in means.items():
         trace = {
             "type": "heatmap",
-            "z": [[cell.get((value, setting)) for value in lambdas] for setting in settings],
+            "z": [[mean.get((value, setting)) for value in lambdas] for setting in settings],
             "x": [f"{value:g}" for value in lambdas],
             "y": [escape(setting) for setting in settings],
             "zmin": min(values),
@@ -102,13 +106,15 @@ def heatmaps(groups: Groups, metric: str) -> dict[str, go.Figure]:
             "hoverongaps": False,
             "xgap": 3,
             "ygap": 3,
-            "texttemplate": "%{z:.3r}",
+            # Numbers where they fit into the cells, else a colour bar.
+            "texttemplate": "" if crowded else "%{z:.3r}",
             "textfont": {"size": 13},
             "hovertemplate": f"lambda %{{x}}, %{{y}}<br>{LABELS[metric]} %{{z:.4~g}}<extra></extra>",
         }
         plain = {"type": "category", "showgrid": False}
         height = 74 + 52 * max(2, len(settings))
-        figures[family] = _figure([trace | _SCALED], plain | {"title": "lambda"}, plain, height)
+        trace |= _SCALED | {"showscale": crowded}
+        figures[family] = _figure([trace], plain | {"title": "lambda"}, plain, height)
     return figures
 
 
@@ -118,7 +124,7 @@ def curves(groups: Groups, key: str) -> go.Figure | None:
     most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, sum(len(one.points) for one in groups.series))))
     data: list[dict[str, Any]] = []
     for one in groups.series:
-        colour, dash = family_colour(groups, one.family), setting_dash(groups, one.setting)
+        colour, _, dash = marks(groups, one.family, one.setting)
         for point in one.points:
             if not {"tokens", key} <= set(point.curve):
                 continue
@@ -144,7 +150,7 @@ def histogram(groups: Groups, where: str, counts: str, title: str, random: str =
     data: list[dict[str, Any]] = []
     baselines: dict[bytes, dict[str, Any]] = {}
     for one in groups.series:
-        colour, dash = family_colour(groups, one.family), setting_dash(groups, one.setting)
+        colour, _, dash = marks(groups, one.family, one.setting)
         for point in one.points:
             found = point.section(where)
             if not isinstance(found, dict) or not sum(found.get(counts) or []):
@@ -173,14 +179,14 @@ def truth(groups: Groups, most: int = 6) -> dict[str, go.Figure]:
                 best[(one.family, one.setting)] = point
     figures = {}
     for point in sorted(best.values(), key=lambda point: -point.metrics["mcc"])[:most]:
-        trace = {
+        trace: dict[str, Any] = {
             "type": "heatmap",
             "z": np.abs(np.array(point.section(HEATMAP), dtype=np.float32)),
             "zmin": 0,
             "zmax": 1,
             "hovertemplate": "true feature %{y}, latent %{x}: |cos| %{z:.3f}<extra></extra>",
         }
-        plain = {"showgrid": False, "zeroline": False}
+        plain = {"showgrid": False, "zeroline": False, "tick0": 0, "dtick": max(1, max(trace["z"].shape) // 6)}
         y_axis = plain | {"title": "true feature", "autorange": "reversed"}
         figure = _figure([trace | _SCALED], plain | {"title": "latent, in matched order"}, y_axis)
         figures[f"{groups.label(point)} · MCC {point.metrics['mcc']:.3f}"] = figure

@@ -76,8 +76,8 @@ def non_dominated(x: Iterable[float], y: Iterable[float], upwards: bool = False)
     A point is dominated if another is at least as good in both and better in one.
     """
     xs, ys = np.array(list(x), dtype=float), np.array(list(y), dtype=float) * (-1 if upwards else 1)
-    better = (xs[:, None] <= xs) & (ys[:, None] <= ys) & ((xs[:, None] < xs) | (ys[:, None] < ys))
-    return [not dominated for dominated in better.any(axis=0)]
+    better: np.ndarray = (xs[:, None] <= xs) & (ys[:, None] <= ys) & ((xs[:, None] < xs) | (ys[:, None] < ys))
+    return [not column.any() for column in better.T]
 
 
 def reference_l0(series: list[Series]) -> float:

@@ -62,19 +62,25 @@ def theme(dark: bool) -> go.layout.Template:
     return go.layout.Template(layout=layout)
 
 
-def family_colour(groups: Groups, family: str) -> str:
-    """The colour of a nonlinearity."""
-    return COLOURS[groups.families.index(family) % len(COLOURS)]
+def marks(groups: Groups, family: str, setting: str) -> tuple[str, str, str]:
+    """Colour of a nonlinearity; marker symbol and dash of a penalty."""
+    which = groups.settings.index(setting)
+    colour = COLOURS[groups.families.index(family) % len(COLOURS)]
+    return colour, list(SYMBOLS)[which % len(SYMBOLS)], DASHES[which % len(DASHES)]
 
 
-def setting_symbol(groups: Groups, setting: str) -> str:
-    """The marker symbol of a penalty."""
-    return list(SYMBOLS)[groups.settings.index(setting) % len(SYMBOLS)]
-
-
-def setting_dash(groups: Groups, setting: str) -> str:
-    """The dash of a penalty."""
-    return DASHES[groups.settings.index(setting) % len(DASHES)]
+def legend(groups: Groups) -> str:
+    """Buttons that explain colours and symbols, and switch them off and on everywhere."""
+    look = [marks(groups, family, setting) for family in groups.families for setting in groups.settings]
+    colours, symbols = (dict.fromkeys(one[part] for one in look) for part in (0, 1))
+    discs = [f" data-colour='{colour}'><circle r='6.5' fill='currentColor'/>" for colour in colours]
+    shapes = [f"><path d='{SYMBOLS[symbol]}' fill='currentColor'/>" for symbol in symbols]
+    return "".join(
+        f"<button class='chip' aria-pressed='true' data-{kind}='{index}'>"
+        f"<svg viewBox='-8 -8 16 16' aria-hidden='true'{icons[index % len(icons)]}</svg>{escape(name)}</button>"
+        for kind, names, icons in (("family", groups.families, discs), ("setting", groups.settings, shapes))
+        for index, name in enumerate(names)
+    )
 
 
 def named(groups: Groups, one: Series, earlier: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 import io
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
 from pathlib import Path
+from statistics import median
 from string import Template
 from typing import Any
 
@@ -21,7 +23,7 @@ from sae_cli.files import replace_atomically, write_json
 from sae_cli.reporting import figures
 from sae_cli.reporting.collect import NOT_SHOWN, Point, collect, frame
 from sae_cli.reporting.groups import Groups
-from sae_cli.reporting.look import DARK, SYMBOLS, family_colour, setting_symbol, theme
+from sae_cli.reporting.look import DARK, legend, theme
 from sae_cli.reporting.tables import effect_table, points_table, problems_table, reference_table
 
 HEADINGS = {
@@ -109,7 +111,7 @@ def _page(points: list[Point], groups: Groups, name: str) -> tuple[str, dict[str
         _section(
             "What the penalty does",
             "Each point against the same point without the penalty: same lambda, same everything else. Means over "
-            "the pairs, without → with. The nearest cosine is the median over alive latents.",
+            f"the pairs, without → with. The nearest cosine is the median over alive latents{_random(points)}.",
             effect_table(groups),
         ),
         _section("At equal L0", *reference_table(groups)),
@@ -132,7 +134,7 @@ def _page(points: list[Point], groups: Groups, name: str) -> tuple[str, dict[str
             "Training", "One line is one run; the stronger lambda is the stronger line.", tabs("training", trained)
         ),
         _section("Not finished", "These points are on no frontier.", problems_table(points)),
-        _section("All points", "", points_table(points, groups, frontiers)),
+        _section("All points", _unevaluated(points), points_table(points, groups, frontiers)),
     ]
     templates = {look: theme(look == "dark").to_plotly_json() for look in ("light", "dark")}
     data = {"templates": templates, "dark": DARK}
@@ -142,7 +144,7 @@ def _page(points: list[Point], groups: Groups, name: str) -> tuple[str, dict[str
         title=escape(name),
         lede=_lede(points),
         facts=_facts(points),
-        legend=_legend(groups),
+        legend=legend(groups),
         sections="".join(sections),
         settings=_shared_settings(points, groups),
         made=f"sae {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -169,6 +171,16 @@ def _lede(points: list[Point]) -> str:
     return f"{total} point{'s'[: len(points) != 1]} done{link}."
 
 
+def _random(points: list[Point]) -> str:
+    known = [point.metrics["nearest_random"] for point in points if "nearest_random" in point.metrics]
+    return f"; random directions would have {median(known):.3g}" if known else ""
+
+
+def _unevaluated(points: list[Point]) -> str:
+    count = sum(not point.evaluation for point in points)
+    return f"Not evaluated: {count}; what is shown of these comes from their last training line." if count else ""
+
+
 def _facts(points: list[Point]) -> str:
     """Cards: what was trained on what, and the range of the main metrics."""
     configs = [point.config for point in points if point.config]
@@ -189,21 +201,6 @@ def _facts(points: list[Point]) -> str:
     )
 
 
-def _legend(groups: Groups) -> str:
-    """Buttons that explain colours and symbols, and switch them off and on everywhere."""
-    discs = [
-        f" data-colour='{family_colour(groups, name)}'><circle r='6.5' fill='currentColor'/>"
-        for name in groups.families
-    ]
-    marks = [f"><path d='{SYMBOLS[setting_symbol(groups, name)]}' fill='currentColor'/>" for name in groups.settings]
-    return "".join(
-        f"<button class='chip' aria-pressed='true' data-{kind}='{index}'>"
-        f"<svg viewBox='-8 -8 16 16' aria-hidden='true'{mark}</svg>{escape(name)}</button>"
-        for kind, names, icons in (("family", groups.families, discs), ("setting", groups.settings, marks))
-        for index, (name, mark) in enumerate(zip(names, icons, strict=True))
-    )
-
-
 def _shared_settings(points: list[Point], groups: Groups) -> str:
     configs = [point.config for point in points if point.config]
     shared = {key: value for key, value in (configs[0] if configs else {}).items() if key not in groups.keys}
@@ -216,7 +213,7 @@ def _shared_settings(points: list[Point], groups: Groups) -> str:
 def _section(title: str, text: str, body: str) -> str:
     if not body:
         return ""
-    anchor = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+    anchor = "-".join(re.findall(r"\w+", title.lower()))
     return f"<section id='{anchor}'><h2>{title}</h2><p class='note'>{text}</p>{body}</section>"
 
 

@@ -1,8 +1,11 @@
 """HTML tables of a report; everything that comes from a run is escaped."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from html import escape
+from typing import Any
+
+import numpy as np
 
 from sae_cli.reporting.collect import LABELS, METRICS, Point
 from sae_cli.reporting.groups import COMPARED, KIND, LAMBDA, WEIGHT, Groups, at_reference, penalty_effect, reference_l0
@@ -25,47 +28,45 @@ def problems_table(points: list[Point]) -> str:
 
 
 def reference_table(groups: Groups) -> tuple[str, str]:
-    """Explanation and table of every family and penalty at the L0 that most of them reach."""
+    """Explanation and table of every family and penalty at the L0 that most reach; empty if fewer than two do."""
     reference = reference_l0(groups.series)
     rows = [] if math.isnan(reference) else at_reference(groups, reference)
-    names = [name for name in COMPARED[1:] if any(name in row for row in rows)]
-    if not names:
+    if sum("series" in row for row in rows) < 2:
         return "", ""
-    rows = sorted(rows, key=lambda row: row.get(names[0], math.inf))[:MOST_ROWS]
-    best = {name: min if name != "mcc" else max for name in names}
-    best_at = {name: best[name](row[name] for row in rows if name in row) for name in names}
-    decimals = {name: _decimals([row[name] for row in rows if name in row]) for name in names}
-    cells = []
-    for row in rows:
-        line = [escape(row["family"]), escape(row["setting"])]
-        for name in names:
-            text = f"{row[name]:.{decimals[name]}f}" if name in row else "<span class='muted'>not reached</span>"
-            line.append(f"<b>{text}</b>" if row.get(name) == best_at[name] else text)
-        cells.append([*line, str(row["points"])])
+    rows.sort(key=lambda row: row.get("fvu", math.inf))
+    best = {n: (max if n == "mcc" else min)((row[n] for row in rows if n in row), default=None) for n in COMPARED}
+
+    def show(row: dict[str, Any], name: str, digits: int) -> str:
+        return f"<b>{row[name]:.{digits}f}</b>" if row[name] == best[name] else f"{row[name]:.{digits}f}"
+
     note = (
         f"Every nonlinearity and penalty read at L0 = {reference:.3g}, the value that most of them reach: interpolated "
         "between neighbouring lambdas (linear in log L0), mean over seeds. Best of each column in bold."
     )
-    heads = ["nonlinearity", "penalty", *(f"<abbr title='{LABELS[n]}'>{SHORT[n]}</abbr>" for n in names), "points"]
-    return note, _table(heads, cells, numeric=2)
+    return note, _comparison(rows, "points", show)
 
 
 def effect_table(groups: Groups) -> str:
     """Metrics without → with each penalty, means over matched points; empty if no point has its partner."""
-    rows = penalty_effect(groups)[:MOST_ROWS]
+
+    def show(row: dict[str, Any], name: str, digits: int) -> str:
+        before, after = row[name]
+        change = f"<small>{(after - before) / before:+.0%}</small>" if before > 0 else ""
+        return f"{before:.{digits}f} → {after:.{digits}f} {change}"
+
+    return _comparison(penalty_effect(groups), "pairs", show)
+
+
+def _comparison(rows: list[dict[str, Any]], count: str, show: Callable[[dict[str, Any], str, int], str]) -> str:
+    """A table of the COMPARED metrics that some row has; empty if there are none."""
     names = [name for name in COMPARED if any(name in row for row in rows)]
-    decimals = {name: _decimals([value for row in rows for value in row.get(name, ())]) for name in names}
+    digits = {name: _decimals(np.ravel([row[name] for row in rows if name in row])) for name in names}
     cells = []
-    for row in rows:
-        line = [escape(row["family"]), escape(row["setting"])]
-        for name in names:
-            before, after = row.get(name, (math.nan, math.nan))
-            change = f"<small>{(after - before) / before:+.0%}</small>" if before > 0 else ""
-            digits = decimals[name]
-            line.append(f"{before:.{digits}f} → {after:.{digits}f} {change}" if name in row else "–")
-        cells.append([*line, str(row["pairs"])])
-    heads = ["nonlinearity", "penalty", *(f"<abbr title='{LABELS[n]}'>{SHORT[n]}</abbr>" for n in names), "pairs"]
-    return _table(heads, cells, numeric=2) if cells and names else ""
+    for row in rows[:MOST_ROWS]:
+        values = [show(row, name, digits[name]) if name in row else "<i>not reached</i>" for name in names]
+        cells.append([escape(row["family"]), escape(row["setting"]), *values, str(row[count])])
+    heads = ["nonlinearity", "penalty", *(f"<abbr title='{LABELS[n]}'>{SHORT[n]}</abbr>" for n in names), count]
+    return _table(heads, cells, numeric=2) if names else ""
 
 
 def points_table(points: list[Point], groups: Groups, frontiers: dict[str, list[Point]]) -> str:
@@ -105,11 +106,12 @@ def _cell(value: object, decimals: int = -1) -> str:
     if isinstance(value, float) and decimals >= 0:
         return f"<td class='number' data-value='{value!r}'>{value:.{decimals}f}</td>"
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"<td class='number' data-value='{value!r}'>{value:g}</td>"
+        text = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+        return f"<td class='number' data-value='{value!r}'>{text}</td>"
     return f"<td>{escape(str(value))}</td>"
 
 
-def _decimals(values: Sequence[float]) -> int:
+def _decimals(values: Iterable[float]) -> int:
     """Decimals that give the largest value four digits, three if it is small."""
     largest = max((abs(value) for value in values), default=0)
     digits = 3 - math.floor(math.log10(largest)) if largest else 1

@@ -9,9 +9,10 @@ is a plain Hydra application, one point per job. `sae sweep` hands its stacks to
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from sae_cli.config.check import check
@@ -79,11 +80,9 @@ def main(composed: DictConfig) -> None:
     if stack is not None:
         run_stack(Path(stack))
         return
-    overrides = list(hydra.core.hydra_config.HydraConfig.get().overrides.task)
+    overrides = list(HydraConfig.get().overrides.task)
     try:
-        values = OmegaConf.to_container(composed, resolve=True)
-        assert isinstance(values, dict)
-        run_point(values, overrides)
+        run_point(cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True)), overrides)
     except Exception as problem:
         # Hydra's basic launcher runs all jobs and shows the first error only, at the end.
         logger.error("%s: %s", " ".join(overrides), problem)

@@ -43,8 +43,8 @@ class Row:
     """new | done | failed | interrupted: before the sweep, and after it where it ran."""
     stack: int | None
     """Number of the stack that trains the point, from 0; None: nothing to do."""
-    parameters: int
-    memory_bytes: int
+    parameters: int | None
+    memory_bytes: int | None
     resume_step: int
     error: str = ""
 
@@ -81,9 +81,13 @@ def read_points(words: list[str]) -> list[list[str]]:
 
 
 def plan_sweep(
-    points: list[list[str]], config_dir: str | None = None, fresh: bool = False, max_members: int = MAX_MEMBERS
+    points: list[list[str]],
+    config_dir: str | None = None,
+    fresh: bool = False,
+    evaluate: bool = True,
+    max_members: int = MAX_MEMBERS,
 ) -> tuple[list[Row], list[_Stack]]:
-    """Check every point and group those that are not done into stacks.
+    """Check every point and group those that are not done, or not evaluated, into stacks.
 
     Raises UserError with the problems of all points. Points with equal run ids count once. Members of a stack share
     their stack key and the step from which they go on.
@@ -105,7 +109,8 @@ def plan_sweep(
         step = 0 if fresh else plan.resume_step
         row = Row(overrides, plan.run_id, plan.folder, plan.state, None, plan.parameters, plan.memory_bytes, step)
         rows[plan.run_id] = row
-        if fresh or plan.state != "done":
+        done = plan.state == "done" and (not evaluate or (plan.folder / "eval.json").exists())
+        if fresh or not done:
             group = groups.setdefault((plan.stack_key, step), _Stack([], []))
             group.rows.append(row)
             group.configs.append(config)
@@ -139,11 +144,8 @@ def run_sweep(
     point, the file or the launcher is wrong.
     """
     _check_launcher(launcher, launcher_options)
-    points = read_points(words)
-    first = compose(points[0], config_dir)
-    folder = Path(first.runs_dir) / first.name
-    rows, stacks = plan_sweep(points, config_dir, fresh)
-    result = SweepResult(rows, folder)
+    rows, stacks = plan_sweep(read_points(words), config_dir, fresh, evaluate)
+    result = SweepResult(rows, folder := rows[0].folder.parent)
     if dry_run or not stacks:
         return result
     files = [_write_stack(folder.absolute() / ".stacks", stack, fresh, evaluate) for stack in stacks]
@@ -196,7 +198,7 @@ def _multirun(files: list[Path], launcher: str, options: list[str] | tuple[str, 
     """Run each stack file as one job of a Hydra multirun in this process."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from sae_cli.runs.launch import main
+    from sae_cli.runs.launch import main, result_path
 
     words = [
         "--multirun",
@@ -215,9 +217,10 @@ def _multirun(files: list[Path], launcher: str, options: list[str] | tuple[str, 
     try:
         main()
     except SystemExit as end:
-        # Hydra has printed why: a wrong option, or a job that its launcher lost.
-        if end.code:
-            logger.error("launcher %s stopped before all stacks were done", launcher)
+        # Hydra has printed why: an option that it does not know, or a job that its launcher lost.
+        if end.code and not any(result_path(path).exists() for path in files):
+            raise UserError(f"launcher {launcher}: Hydra ran no stack and says why above; check its options") from end
+        logger.error("launcher %s stopped before all stacks were done", launcher)
     finally:
         sys.argv = arguments
 

@@ -7,9 +7,10 @@ import os
 import threading
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -30,88 +31,60 @@ _answers: list[str] = []
 _said: set[str] = set()
 
 
-class Tracker(Protocol):
-    """Where one run's metrics go beside metrics.jsonl. No method raises."""
+class Tracker:
+    """Where one run's metrics go beside metrics.jsonl: nowhere (tracker=jsonl). No method of a tracker raises."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Record named values at a training step."""
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        """Record the distribution of an array's finite values."""
+        """Record the distribution of an array's finite values, in 64 equal bins over their range."""
 
     def summary(self, values: dict[str, Any]) -> None:
         """Record values that describe the whole run."""
 
     def state(self) -> dict[str, str]:
         """Return the ids that a checkpoint keeps."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
-
-
-class NullTracker:
-    """A tracker that records nothing (tracker=jsonl)."""
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Do nothing."""
-
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        """Do nothing."""
-
-    def summary(self, values: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def state(self) -> dict[str, str]:
-        """Return no ids."""
         return {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Do nothing."""
+        """End the run; it counts as failed if an exception ended it."""
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One Weights & Biases run. The first call that fails silences it; metrics.jsonl has everything."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
         self._id = str(run.id)
-        self._online = not run.settings._offline
         self._alive = True
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Record named values at a training step."""
         self._guard(lambda: self._run.log(dict(values), step=step))
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        """Record 64 equal bins over the range of the array's finite values."""
         finite = np.asarray(values, dtype=np.float64).ravel()
         finite = finite[np.isfinite(finite)]
         if finite.size:
             self._guard(lambda: self._run.log({name: _histogram(finite)}, step=step))
 
     def summary(self, values: dict[str, Any]) -> None:
-        """Record values that describe the whole run."""
         self._guard(lambda: self._run.summary.update(values))
 
     def state(self) -> dict[str, str]:
-        """Return the run's id at Weights & Biases."""
         return {"wandb_id": self._id}
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         code = 0 if kind is None else 1
-        finish = lambda: self._guard(lambda: self._run.finish(exit_code=code))  # noqa: E731
-        if self._online:
-            # A thread that the interpreter waits for at exit: training goes on, and no upload is cut short.
-            threading.Thread(target=finish, name=f"wandb-finish-{self._id}").start()
+        if self._run.offline:
+            self._guard(lambda: self._run.finish(exit_code=code))
         else:
-            finish()
+            # A thread that the interpreter waits for at exit: training goes on, and no upload is cut short.
+            finish = partial(self._guard, lambda: self._run.finish(exit_code=code))
+            threading.Thread(target=finish, name=f"wandb-finish-{self._id}").start()
 
     def _guard(self, call: Callable[[], Any]) -> None:
         if not self._alive:
@@ -120,7 +93,7 @@ class WandbTracker:
             call()
         except Exception as problem:
             self._alive = False
-            logger.warning("wandb: %s; run %s is recorded in metrics.jsonl alone from here on", _line(problem), self._id)
+            logger.warning("wandb: %s; run %s goes on in metrics.jsonl alone", _line(problem), self._id)
 
 
 def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, resume: bool) -> Tracker:
@@ -131,7 +104,7 @@ def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, res
     An online run that the server does not take is written offline, to be sent later by `wandb sync`.
     """
     if config.tracker.kind != "wandb" or os.environ.get("WANDB_MODE") == "disabled":
-        return NullTracker()
+        return Tracker()
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or it retries its own reports, aloud, without a network
     try:
@@ -148,7 +121,7 @@ def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, res
         return WandbTracker(_init(arguments, "offline"))
     except Exception as problem:
         _say(logging.WARNING, f"wandb: {_line(problem)}; metrics go to metrics.jsonl alone")
-        return NullTracker()
+        return Tracker()
 
 
 def init_arguments(config: Config, run_id: str, attempt_id: str, folder: Path, resume: bool) -> dict[str, Any]:
@@ -170,10 +143,11 @@ def init_arguments(config: Config, run_id: str, attempt_id: str, folder: Path, r
     }
 
 
-def _choose_mode(config: Config) -> str:
+def _choose_mode(config: Config) -> Literal["online", "offline"]:
     """Return online or offline, with one line that says why; asks the server once per process."""
-    import wandb
     from wandb.sdk.lib import wbauth
+
+    import wandb
 
     mode = config.tracker.mode
     if mode == "auto":
@@ -224,7 +198,7 @@ def _ask(server: str, key: str | None) -> str:
     return "".join(reasons)
 
 
-def _init(arguments: dict[str, Any], mode: str) -> Any:
+def _init(arguments: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
     import wandb
 
     # Machine, git and package facts stand in stamp.json; gathering them again costs 40 ms for every member.

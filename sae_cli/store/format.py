@@ -41,16 +41,12 @@ class StoredFile:
     bytes: int
     sha256: str
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Check and convert. Raises ValueError, TypeError or KeyError."""
-        file = cls(**data)
+    def __post_init__(self) -> None:
         # A manifest may come from elsewhere: a name must not lead out of the folder.
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", file.name):
-            raise ValueError(f"unfit file name {file.name!r}")
-        if not all(type(number) is int and number >= 0 for number in (file.rows, file.bytes)):
-            raise ValueError(f"{file.name}: rows and bytes must be counts")
-        return file
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"unfit file name {self.name!r}")
+        if not all(type(number) is int and number >= 0 for number in (self.rows, self.bytes)):
+            raise ValueError(f"{self.name}: rows and bytes must be counts")
 
 
 @dataclass
@@ -64,11 +60,11 @@ class Part:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Check and convert. Raises ValueError, TypeError or KeyError."""
-        shards, tokens = ([StoredFile.from_dict(file) for file in data[key]] for key in ("shards", "tokens"))
-        if data["rows"] != sum(shard.rows for shard in shards) or not all(shard.rows for shard in shards):
+        """Convert what JSON gave. Raises ValueError, TypeError or KeyError if it is not sound."""
+        part = cls(**data | {key: [StoredFile(**file) for file in data[key]] for key in ("shards", "tokens")})
+        if part.rows != sum(shard.rows for shard in part.shards) or not all(shard.rows for shard in part.shards):
             raise ValueError("rows of the shards do not add up")
-        return cls(**{**data, "shards": shards, "tokens": tokens})
+        return part
 
     def files(self) -> list[StoredFile]:
         """Return every file of the part."""
@@ -132,12 +128,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def check_version(path: Path, data: dict[str, Any]) -> None:
     """Refuse a file of another format version. Raises UserError."""
-    if data.get("format_version") != FORMAT_VERSION:
-        found = data.get("format_version")
-        raise UserError(
-            f"{path}: cache format version {found}, this program reads {FORMAT_VERSION}; delete {path.parent} "
-            "and run `sae cache` again"
-        )
+    found = data.get("format_version")
+    if found != FORMAT_VERSION:
+        remedy = f"delete {path.parent} and run `sae cache` again"
+        raise UserError(f"{path}: cache format version {found}, this program reads {FORMAT_VERSION}; {remedy}")
 
 
 def shard_tensors(rows: int, width: int, dtype: str) -> Tensors:

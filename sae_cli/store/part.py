@@ -13,7 +13,8 @@ from sae_cli.sources import RowBlock, Split
 from sae_cli.store.format import Part, Tensors, bytes_of, shard_tensors, write_tensors
 from sae_cli.store.order import block_rows, permutation, row_limit, shard_rows
 
-_SUM_ROWS = 128
+_SUM_NUMBERS = 16_384
+"""Numbers that are summed at a time: less than what torch shares among threads, whose waiting costs far more."""
 
 
 @dataclass
@@ -66,7 +67,6 @@ class PartWriter:
             self.x_ND[here] = block.x[self.hook][there]
             self.context_N[here] = block.context_N[there]
             self.position_N[here] = block.position_N[there]
-            self._check_finite(here)
             self.filled, begin = self.filled + taken, begin + taken
             if self.filled == size:
                 self._store_block()
@@ -84,39 +84,40 @@ class PartWriter:
         self.state.complete = True
         self.save()
 
-    def _check_finite(self, rows: slice) -> None:
-        """Refuse what the dtype on disk cannot hold (the source refuses what is not finite in the first place)."""
-        bad_N = ~torch.isfinite(self.x_ND[rows]).all(dim=1)
-        if bad_N.any():
-            row = rows.start + int(bad_N.nonzero()[0])
-            raise UserError(
-                f"cache.dtype={self.cache.dtype}: not finite at hook {self.hook}, {self.split} row "
-                f"{self.state.rows + row} (context {self.context_N[row]}, position {self.position_N[row]}); "
-                "use cache.dtype=bfloat16 or float32, which hold larger values"
-            )
-
     def _store_block(self) -> None:
         """Write the gathered rows as shards, in shuffled order, then record them."""
         state = self.state
+        self._sum()
         order_N = permutation(self.filled, self.cache.seed, "write", self.split, state.blocks)
         for index_N in order_N.split(shard_rows(self.filled, self.width, self.cache)):
             path = self.folder / f"{self.split}-{len(state.shards):05d}.safetensors"
             columns = (bytes_of(column[index_N]) for column in (self.context_N, self.position_N, self.x_ND))
             state.shards.append(write_tensors(path, shard_tensors(len(index_N), self.width, self.cache.dtype), columns))
         self._store_tokens(int(self.context_N[: self.filled].max()) + 1)
-        self._sum()
         state.rows += self.filled
         state.blocks += 1
         self.filled = 0
         self.save()
 
     def _sum(self) -> None:
-        """Add the block to the sums in float64: numpy on fixed pieces, so that no thread count changes a bit."""
+        """Add the block to the sums, in float64 and in fixed pieces, so that no thread count changes a bit.
+
+        Raises UserError if a value is not finite in the dtype on disk.
+        """
+        x_ND = self.x_ND[: self.filled]
         sum_D = np.array(self.state.sum_D or [0.0] * self.width)
-        for piece in self.x_ND[: self.filled].split(_SUM_ROWS):
-            x_ND = piece.double().numpy()
-            sum_D += x_ND.sum(axis=0)
-            self.state.sum_squares += float(np.square(x_ND).sum())
+        with np.errstate(invalid="ignore"):
+            for piece in x_ND.split(max(1, _SUM_NUMBERS // self.width)):
+                piece_ND = piece.double().numpy()
+                sum_D += piece_ND.sum(axis=0)
+                self.state.sum_squares += float(np.square(piece_ND).sum())
+        if not np.isfinite(self.state.sum_squares):
+            row = int((~torch.isfinite(x_ND).all(dim=1)).nonzero()[0])
+            raise UserError(
+                f"cache.dtype={self.cache.dtype}: not finite at hook {self.hook}, {self.split} row "
+                f"{self.state.rows + row} (context {self.context_N[row]}, position {self.position_N[row]}); "
+                "use cache.dtype=bfloat16 or float32, which hold larger values"
+            )
         self.state.sum_D = sum_D.tolist()
 
     def _store_tokens(self, end: int) -> None:
@@ -124,16 +125,13 @@ class PartWriter:
         begin = sum(file.rows for file in self.state.tokens)
         if not self.texts or begin >= end:
             return
-        pieces: dict[str, list[torch.Tensor]] = {"tokens": [], "document": []}
-        for text in self.texts:
-            here = slice(max(0, begin - text.first_context), max(0, end - text.first_context))
-            for name, ids_CT in (("tokens", text.tokens_CT), ("document", text.document_CT)):
-                if ids_CT is not None:
-                    pieces[name].append(ids_CT[here].int())
-        ids = {name: torch.cat(parts) for name, parts in pieces.items() if parts}
-        tensors: Tensors = {name: ("int32", tuple(ids_CT.shape)) for name, ids_CT in ids.items()}
-        counts = {shape[0] for _, shape in tensors.values()}
-        assert counts == {end - begin}, f"the source gave {counts} texts for contexts {begin} to {end}"
+        ids: dict[str, torch.Tensor] = {}
+        for name in ("tokens", "document"):
+            pieces = ((text.first_context, getattr(text, f"{name}_CT")) for text in self.texts)
+            ids[name] = torch.cat([ids_CT[max(0, begin - at) : max(0, end - at)].int() for at, ids_CT in pieces])
+        count, length = ids["tokens"].shape
+        assert count == end - begin, f"the source gave {count} texts for contexts {begin} to {end}"
+        tensors: Tensors = dict.fromkeys(ids, ("int32", (count, length)))
         path = self.folder / f"tokens-{self.split}-{len(self.state.tokens):05d}.safetensors"
         self.state.tokens.append(write_tensors(path, tensors, map(bytes_of, ids.values())))
         # The text that came last may hold contexts whose rows belong to the next block.

@@ -19,8 +19,8 @@ def dead_latents(stepper: Stepper, rows_seen: int) -> Tensor:
 
 
 def collect_rows(batches: Iterator[Tensor], count: int) -> Tensor:
-    """Return the next `count` rows (N, D) or a few more; they are not consumed from training's own stream."""
-    parts: list[Tensor] = []
+    """Return at least the next `count` rows (N, D), one batch or more; training's own stream is not advanced."""
+    parts = [next(batches)]
     while sum(map(len, parts)) < count:
         parts.append(next(batches))
     return torch.cat(parts)

@@ -18,6 +18,19 @@ from sae_cli.training.schedules import learning_rate, per_member, ramp, total_st
 METRICS = ("loss", "mse", "sparsity", "orthogonality", "l0", "grad_norm")
 
 
+EXACT_ROWS = 256
+"""Rows whose firings bf16 counts exactly."""
+
+
+def firing_counts(acts_KBF: Tensor) -> Tensor:
+    """Return on how many rows each latent fires (K, F), fp32 and exact, by products over blocks of rows."""
+    B = acts_KBF.shape[1]
+    rows = torch.arange(B, device=acts_KBF.device) // EXACT_ROWS
+    blocks = torch.arange(-(-B // EXACT_ROWS), device=acts_KBF.device)
+    membership = (rows == blocks.unsqueeze(1)).to(acts_KBF.dtype)
+    return (membership @ acts_KBF.sign()).float().sum(1)
+
+
 class Stepper:
     """Trains the members of a stack on one batch at a time, without a host sync."""
 
@@ -68,17 +81,16 @@ class Stepper:
         lam_K, gamma_K = self.penalty_weights(step)
         for members in self.parts:
             part = self.stack.part(members)
-            loss_K, measured_KM, acts_KBF = self._losses(part, x_BD, step, lam_K[members], gamma_K[members])
+            loss_K, measured_KM, counts_KF = self._losses(part, x_BD, step, lam_K[members], gamma_K[members])
             gradients = torch.autograd.grad(loss_K.sum(), list(part.tensors().values()))
             with torch.no_grad():
                 self._update(members, dict(zip(NAMES, gradients, strict=True)), measured_KM, step)
-                fired_KF = (acts_KBF > 0).any(1)
-                self.last_fired_KF[members].masked_fill_(fired_KF, (step + 1) * len(x_BD))
+                self.last_fired_KF[members].masked_fill_(counts_KF > 0, (step + 1) * len(x_BD))
 
     def _losses(
         self, part: SAEStack, x_BD: Tensor, step: int, lam_K: Tensor, gamma_K: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss (K,), the METRICS (K, M) with a 0 for the gradient norm, and the latents (K, B, F)."""
+        """Return the loss (K,), the METRICS (K, M) with a 0 for the gradient norm, and firing counts (K, F)."""
         D = x_BD.shape[1]
         device_type = x_BD.device.type
         with torch.autocast(device_type, torch.bfloat16, enabled=self.train.precision == "bf16"):
@@ -89,9 +101,10 @@ class Stepper:
         sparsity_K = SPARSITY[self.shared.sparsity.kind](acts_KBF, self.shared.sparsity)
         loss_K = mse_K + lam_K * sparsity_K + gamma_K * D * self.shared.orthogonality.every * omega_K
         with torch.no_grad():
-            l0_K = (acts_KBF > 0).sum((1, 2)) / len(x_BD)
-            measured_KM = torch.stack([loss_K, mse_K, sparsity_K, omega_K, l0_K, torch.zeros_like(l0_K)], 1)
-        return loss_K, measured_KM.detach(), acts_KBF.detach()
+            counts_KF = firing_counts(acts_KBF)
+            l0_K = counts_KF.sum(1) / len(x_BD)
+            measured_KM = torch.stack([loss_K, mse_K, sparsity_K, omega_K, l0_K, torch.zeros_like(l0_K)], 1).detach()
+        return loss_K, measured_KM, counts_KF
 
     def _orthogonality(self, part: SAEStack, step: int) -> Tensor:
         """Return Omega (K,), or zeros on the steps and in the stacks that leave it out."""

@@ -46,7 +46,9 @@ class Trainer:
         self.members, self.source, self.device = members, source, device
         self.configs = [member.config for member in members]
         self.train = self.configs[0].train
-        stack = SAEStack.initialise(self.configs, source.mean_D * source.scale, device)
+        from_data = self.configs[0].sae.decoder_init == "data"
+        rows_ND = collect_rows(self.scaled_batches(0), self.train.resample_rows) if from_data else torch.empty(0)
+        stack = SAEStack.initialise(self.configs, source.mean_D * source.scale, device, rows_ND)
         self.stepper = Stepper(stack, self.configs, device)
         self.seconds = 0.0
         self.logged_step = 0

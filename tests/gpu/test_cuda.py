@@ -33,7 +33,7 @@ def test_no_host_sync_between_log_lines(tmp_path):
     config = point(tmp_path, "device=cuda", "orthogonality.weight=0.2")
     from sae_cli.dictionary.stack import SAEStack
 
-    stepper = Stepper(SAEStack.initialise([config], torch.zeros(12), "cuda"), [config], "cuda")
+    stepper = Stepper(SAEStack.initialise([config], torch.zeros(12), "cuda", torch.randn(80, 12)), [config], "cuda")
     x = torch.randn(80, 12, device="cuda")
     stepper.step(0, x)
     torch.cuda.set_sync_debug_mode("error")

@@ -99,12 +99,12 @@ def test_low_precision_search_still_finds_the_nearest_cosine():
     with torch.autocast("cpu", torch.bfloat16):
         low = nearest_cosines(normalize(W, dim=-1), settings())
     exact = cosines(W.double(), True).fill_diagonal_(0).amax(1)
-    torch.testing.assert_close(low.double(), exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(low.double(), exact, rtol=0, atol=2**-8)
 
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_no_square_matrix_is_allocated(name):
-    """The largest tensor that a penalty makes holds at most tile * F numbers (or candidates * F * D)."""
+    """The largest tensor that a penalty makes holds at most tile * F numbers (or 2 F D for gathered neighbours)."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     largest = 0
@@ -122,4 +122,4 @@ def test_no_square_matrix_is_allocated(name):
     W = directions(K=1, F=F, D=D).requires_grad_()
     with Watch():
         ORTHOGONALITY[name](W, settings(tile=tile, chunk=F), 0).sum().backward()
-    assert tile * F <= largest <= 4 * F * D + tile * F
+    assert tile * F <= largest <= 2 * F * D + tile * F

@@ -13,9 +13,10 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api")
+    from playwright.sync_api import sync_playwright
+
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
@@ -84,7 +85,8 @@ def test_filter_and_legend_narrow_table_and_figures(page):
 
 
 def test_look_switches_page_and_figures(page):
-    state = "[getComputedStyle(document.body).backgroundColor, document.querySelector('.plot').layout.template.layout.font.color]"
+    font = "document.querySelector('.plot').layout.template.layout.font.color"
+    state = f"[getComputedStyle(document.body).backgroundColor, {font}]"
     before = page.evaluate(state)
     page.locator("#look").click()
     after = page.evaluate(state)
@@ -95,6 +97,6 @@ def test_look_switches_page_and_figures(page):
 
 
 def test_tabs_open_other_figures(page):
-    page.locator("#lambda---orthogonality .tabs button", has_text="L0").click()
-    page.wait_for_selector("#lambda---orthogonality .grid:nth-of-type(3) .plot[data-drawn] .heatmaplayer image")
-    assert page.locator("#lambda---orthogonality .grid:visible").count() == 1
+    page.locator("#lambda-orthogonality .tabs button", has_text="L0").click()
+    page.wait_for_selector("#lambda-orthogonality .grid:nth-of-type(3) .plot[data-drawn] .heatmaplayer image")
+    assert page.locator("#lambda-orthogonality .grid:visible").count() == 1

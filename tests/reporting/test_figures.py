@@ -54,7 +54,17 @@ def test_heatmaps_hold_the_means_of_their_cells(tmp_path):
     values = [fake.numbers(fake.config("prolu_ste", 4.0, 0.25, seed))["fvu"] for seed in (0, 1)]
     assert heatmap.z[1][2] == pytest.approx(np.mean(values))
     assert heatmap.zmax == maps["relu"].data[0].zmax
+    assert heatmap.texttemplate
+    assert not heatmap.showscale
     assert figures.heatmaps(Groups(collect([next(runs.iterdir())])), "fvu") == {}
+
+
+def test_crowded_heatmaps_show_a_colour_bar_instead_of_numbers(tmp_path):
+    for index in range(7):
+        fake.write_run(tmp_path / str(index), fake.config(weight=1.0 + index))
+    heatmap = figures.heatmaps(Groups(collect([tmp_path])), "fvu")["relu"].data[0]
+    assert not heatmap.texttemplate
+    assert heatmap.showscale
 
 
 @pytest.mark.parametrize("key", figures.CURVES)

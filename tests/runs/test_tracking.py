@@ -25,7 +25,7 @@ from sae_cli.config.schema import (
     TrackerConfig,
 )
 from sae_cli.runs import tracking
-from sae_cli.runs.tracking import NullTracker, WandbTracker, init_arguments, open_tracker
+from sae_cli.runs.tracking import Tracker, WandbTracker, init_arguments, open_tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -62,8 +62,9 @@ def no_account(monkeypatch, tmp_path):
 
 def read_back(folder, kind: str = "offline-run") -> list:
     """Return the records of the only run file below `folder`: protobufs of wandb in a LevelDB log."""
-    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
+
+    import wandb
 
     wandb.teardown()  # the service has written everything once it is gone
     (file,) = folder.glob(f"wandb/{kind}-*/run-*.wandb")
@@ -152,7 +153,7 @@ def test_no_tracker_writes_nothing(tmp_path, monkeypatch, how):
         tracker.log(1, {"loss": 1.0})
         tracker.histogram(1, "bias", np.zeros(3))
         tracker.summary({"fvu": 1})
-    assert isinstance(tracker, NullTracker)
+    assert type(tracker) is Tracker
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,6 +182,7 @@ class FakeServer:
         self.answer = answer
         self.history: list[str] = []
         self.queries: list[str] = []
+        self.variables: list[dict] = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -213,6 +215,7 @@ class FakeServer:
                     self.reply(403, {"errors": [{"message": "storage limit exceeded"}]})
                 elif self.path.endswith("/graphql"):
                     fake.queries.append(body["query"])
+                    fake.variables.append(body.get("variables") or {})
                     self.reply(200, {"data": fake.graphql(body)})
                 else:
                     for file in body.get("files", {}).values():
@@ -288,7 +291,27 @@ def test_a_server_that_does_not_take_runs_costs_one_short_wait_per_process(tmp_p
     assert "wandb sync" in warnings[0].getMessage()
 
 
+def test_an_offline_run_is_read_and_sent_by_wandb_sync(tmp_path, monkeypatch, key):
+    with open_tracker(make_config(mode="offline"), "abc", "1", tmp_path, False) as tracker:
+        tracker.log(1, {"loss": 2.5})
+        tracker.histogram(1, "bias", np.arange(8.0))
+    assert history_of(read_back(tmp_path))
+    server = serve("ok", monkeypatch)
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    command = [sys.executable, "-m", "wandb", "sync", "--yes", str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    server.stop()
+    assert ended.returncode == 0, ended.stderr
+    (bucket,) = [v for v in server.variables if v.get("name") == "abc-1" and v.get("groupName")]
+    assert (bucket["groupName"], bucket["project"]) == ("my_sweep", "sae")
+    assert json.loads(bucket["config"])["sparsity"]["value"]["weight"] == 0.5
+    row = next(row for row in map(json.loads, server.history) if "loss" in row)
+    assert row["loss"] == 2.5
+    assert row["bias"]["_type"] == "histogram"
+
+
 def test_a_server_that_dies_during_the_run_holds_nothing_up(tmp_path, monkeypatch, key):
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 2)
     server = serve("ok", monkeypatch)
     start = time.monotonic()
     with open_tracker(make_config(), "abc", "1", tmp_path, False) as tracker:
@@ -313,7 +336,7 @@ def test_a_broken_client_is_one_warning_and_the_run_goes_on(tmp_path, monkeypatc
     monkeypatch.setattr(wandb, "init", broken)
     with open_tracker(make_config(), "abc", "1", tmp_path, False) as tracker:
         tracker.log(1, {"loss": 1.0})
-    assert isinstance(tracker, NullTracker)
+    assert type(tracker) is Tracker
     assert "no disk" in caplog.text
 
 

@@ -14,9 +14,9 @@ from sae_cli.store.writer import write_caches
 from tests.store.fakes import FakeRows, small_cache
 
 MB = 1 << 20
-WIDTH, CONTEXTS, LENGTH = 512, 1024, 129
-SETTINGS = {"tokens": 131_072, "validation_tokens": 0, "shuffle_bytes": 16 * MB, "shard_bytes": 4 * MB}
-"""128 MiB of bfloat16."""
+WIDTH, CONTEXTS, LENGTH = 512, 512, 129
+SETTINGS = {"tokens": 65_536, "validation_tokens": 0, "shuffle_bytes": 16 * MB, "shard_bytes": 2 * MB}
+"""64 MiB of bfloat16."""
 
 
 def peak_kib() -> int:
@@ -26,7 +26,7 @@ def peak_kib() -> int:
 
 def run(action: str, folder: Path) -> None:
     torch.set_num_threads(1)
-    source, cache = FakeRows({"a": WIDTH}, CONTEXTS, LENGTH, per_pass=2), small_cache(**SETTINGS)
+    source, cache = FakeRows({"a": WIDTH}, CONTEXTS, LENGTH, per_pass=4), small_cache(**SETTINGS)
     # What the libraries load at the first use of an operation is not what is measured.
     with tempfile.TemporaryDirectory() as small:
         write_caches(FakeRows({"a": 8}), small_cache(), {"a": Path(small)})
@@ -36,9 +36,9 @@ def run(action: str, folder: Path) -> None:
     if action == "write":
         write_caches(source, cache, {"a": folder / f"a-{cache_fingerprint(source.fingerprint('a'), cache)}"})
     else:
-        reader = CacheReader(next(folder.iterdir()), 32 * MB, 0)
-        for x_BD in islice(reader.batches(0, 1024), 2 * reader.rows // 1024):
-            assert x_BD.shape == (1024, WIDTH)
+        reader = CacheReader(next(folder.iterdir()), 16 * MB, 0)
+        for x_BD in islice(reader.batches(0, 512), 2 * reader.rows // 512):
+            assert x_BD.shape == (512, WIDTH)
     print((peak_kib() - before) / 1024)
 
 

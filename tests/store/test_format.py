@@ -11,7 +11,7 @@ from sae_cli.errors import UserError
 from sae_cli.store.find import cache_folder, finished, plan_bytes, verify
 from sae_cli.store.format import file_bytes, header_bytes, read_header, read_manifest, shard_tensors
 from sae_cli.store.loader import CacheReader
-from tests.store.fakes import FakeRows, small_cache
+from tests.store.fakes import ROOT, FakeRows, small_cache
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -54,8 +54,17 @@ def test_planned_bytes_of_every_row(make_cache):
     assert plan_bytes(8, small_cache(tokens=0), rows={"train": 305, "validation": 60}) == written
 
 
+def test_every_key_and_file_is_in_the_normative_text(make_cache):
+    text = (ROOT / "docs" / "cache-format.md").read_text()
+    folder = make_cache()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    keys = {*manifest, *manifest["train"], *manifest["train"]["shards"][0], *manifest["settings"]}
+    assert [key for key in keys if f"`{key}`" not in text] == []
+    assert [path.name for path in folder.iterdir() if path.name not in text and "00000" in path.name] == []
+
+
 def test_planned_manifest_margin(make_cache):
-    folder = make_cache(FakeRows({"a": 700}))
+    folder = make_cache(FakeRows({"a": 700}), shard_bytes=100_000, shuffle_bytes=200_000)
     assert (folder / "manifest.json").stat().st_size < 25 * 700 + 300 * len(list(folder.glob("*.safetensors"))) + 2000
 
 

@@ -139,8 +139,8 @@ def test_a_cache_of_zeros_is_refused(tmp_path, make_cache, monkeypatch):
 
 def test_peak_memory_stays_within_mix_bytes_for_a_cache_four_times_larger(tmp_path):
     in_process("tests.store.memory", "write", str(tmp_path))
-    # 32 MiB to mix, and a few batches of 1 MiB; the cache takes 128 MiB.
-    assert 16 < float(in_process("tests.store.memory", "read", str(tmp_path))) < 32 + 8
+    # 16 MiB to mix, and a few batches of half a MiB; the cache takes 64 MiB.
+    assert 8 < float(in_process("tests.store.memory", "read", str(tmp_path))) < 16 + 4
 
 
 def test_settings_have_groups_of_several_shards():

@@ -44,8 +44,8 @@ def test_sigkill_before_every_rename_changes_no_byte(tmp_path):
 
 
 def test_memory_is_bounded_by_the_shuffle_buffer(tmp_path):
-    # 16 MiB to shuffle, a 4 MiB shard, and the source's own; the cache takes 128 MiB.
-    assert 16 < float(in_process("tests.store.memory", "write", str(tmp_path))) < 16 + 4 + 8
+    # 16 MiB to shuffle, a 2 MiB shard, and the source's own; the cache takes 64 MiB.
+    assert 16 < float(in_process("tests.store.memory", "write", str(tmp_path))) < 16 + 2 + 10
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

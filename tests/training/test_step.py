@@ -13,7 +13,7 @@ from tests.training.points import point
 
 def make_stepper(folder, *words):
     config = point(folder, *words)
-    stack = SAEStack.initialise([config], torch.zeros(12), "cpu")
+    stack = SAEStack.initialise([config], torch.zeros(12), "cpu", rows())
     return config, Stepper(stack, [config], "cpu")
 
 
@@ -129,3 +129,13 @@ def test_ramp_is_per_member():
 
 def test_due_steps():
     assert due_steps([0.25, 0.5], 40) == {10, 20}
+
+
+def test_directions_can_start_at_inputs_drawn_by_their_distance_from_the_decoder_bias(tmp_path):
+    config = point(tmp_path, "sae.decoder_init=data", "sae.decoder_bias_init=zero", "sae.latents=2")
+    inputs = torch.zeros(50, 12)
+    inputs[3, 0], inputs[9, 5] = 4.0, 2.0
+    stack = SAEStack.initialise([config], torch.ones(12), "cpu", inputs)
+    assert sorted(stack.W_dec_KFD[0].argmax(1).tolist()) == [0, 5]
+    torch.testing.assert_close(stack.W_dec_KFD[0].sum(1), torch.ones(2))
+    torch.testing.assert_close(stack.W_enc_KDF[0].T, 0.1 * stack.W_dec_KFD[0])

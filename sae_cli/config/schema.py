@@ -102,7 +102,7 @@ class CacheConfig:
     tokens: int = 200_000
     """Rows of the training part; 0 with source=vectors: every row."""
     validation_tokens: int = 20_000
-    """Rows of the validation part."""
+    """Rows of the validation part (at most this many if cache.tokens=0); 0: none."""
     hooks: list[str] = field(default_factory=list)
     """Further hooks that `sae cache` stores in the same forward pass; each gets a cache directory."""
     dtype: str = "bfloat16"
@@ -112,7 +112,7 @@ class CacheConfig:
     shard_bytes: int = 33_554_432
     """Bytes of activations per shard file."""
     mix_bytes: int = 536_870_912
-    """Bytes of memory in which the loader mixes shards, prefetch included."""
+    """Bytes of memory in which the loader mixes shards, prefetch included; decides the order of batches."""
     seed: int = 0
     """Seed of the shuffles at write time."""
 

@@ -8,10 +8,12 @@ is a plain Hydra application, one point per job. `sae sweep` hands its stacks to
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,15 +31,53 @@ def result_path(stack: Path) -> Path:
     return stack.with_suffix(".result")
 
 
-def run_stack(path: Path) -> None:
+def multirun(files: list[Path], launcher: str, options: Sequence[str]) -> None:
+    """Run each stack file as one job of a Hydra multirun in this process.
+
+    Raises UserError if Hydra refuses to start, KeyboardInterrupt if it was interrupted.
+    """
+    words = [
+        "--multirun",
+        "+stack=" + ",".join(_quote(str(path)) for path in files),
+        f"hydra/launcher={launcher}",
+        f"hydra.sweep.dir={_quote(str(files[0].parent))}",
+        "hydra.sweep.subdir=.",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+        *options,
+    ]
+    GlobalHydra.instance().clear()
+    arguments = sys.argv
+    sys.argv = [arguments[0], *words]
+    try:
+        main()
+    except SystemExit as end:
+        # Hydra has printed why: an option that it does not know, or a job that its launcher lost.
+        if end.code and not any(result_path(path).exists() for path in files):
+            raise UserError(f"launcher {launcher}: Hydra ran no stack and says why above; check its options") from end
+        logger.error("launcher %s stopped before all stacks were done", launcher)
+    finally:
+        sys.argv = arguments
+
+
+def _quote(text: str) -> str:
+    """Quote a string for Hydra's override grammar, in which only quotes, and backslashes before them, are escaped."""
+    if text.endswith("\\"):
+        raise UserError(f"{text}: a path must not end in a backslash")
+    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+
+
+def run_stack(path: Path) -> bool:
     """Train the points of a stack file and write their outcomes: {run id: {"state", "error"}}.
 
-    An error that hits the whole stack is written under the empty run id.
-    Raises KeyboardInterrupt when the stack was interrupted, so that a launcher starts no further job.
+    An error that hits the whole stack is written under the empty run id. Returns whether the stack was interrupted.
     """
     from sae_cli.training.execute import execute
 
     stack = read_json(path)
+    # A cluster that puts the job back into its queue runs it again, and must not start over again.
+    write_json(path, stack | {"fresh": False})
     try:
         outcomes = execute(
             [from_dict(point["config"]) for point in stack["points"]],
@@ -49,13 +89,12 @@ def run_stack(path: Path) -> None:
         logger.error("stack %s failed: %s", path.stem, problem, exc_info=not isinstance(problem, UserError))
         error = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
         write_json(result_path(path), {"": {"state": "failed", "error": error}})
-        return
+        return False
     for outcome in outcomes:
         if outcome.state == "failed":
             logger.error("point %s failed: %s", outcome.run_id, outcome.error)
     write_json(result_path(path), {o.run_id: {"state": o.state, "error": o.error} for o in outcomes})
-    if any(outcome.state == "interrupted" for outcome in outcomes):
-        raise KeyboardInterrupt
+    return any(outcome.state == "interrupted" for outcome in outcomes)
 
 
 def run_point(values: dict[str, Any], overrides: list[str]) -> None:
@@ -78,7 +117,8 @@ def main(composed: DictConfig) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     stack = composed.get("stack")
     if stack is not None:
-        run_stack(Path(stack))
+        if run_stack(Path(stack)) and HydraConfig.get().runtime.choices["hydra/launcher"] == "basic":
+            raise KeyboardInterrupt  # it runs one job after the other in this process: none may start now
         return
     overrides = list(HydraConfig.get().overrides.task)
     try:

@@ -4,9 +4,8 @@ import contextlib
 import importlib.util
 import logging
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from sae_cli.config.schema import Config
 from sae_cli.errors import UserError, suggest
 from sae_cli.files import read_json, short_hash, write_json
 from sae_cli.runs.grid import find_grid_file, join_grids, key_of, read_grid_file
+from sae_cli.runs.launch import multirun, result_path
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def run_sweep(
     words: list[str],
     *,
     launcher: str = "basic",
-    launcher_options: list[str] | tuple[str, ...] = (),
+    launcher_options: Sequence[str] = (),
     dry_run: bool = False,
     fresh: bool = False,
     evaluate: bool = True,
@@ -151,7 +151,7 @@ def run_sweep(
     files = [_write_stack(folder.absolute() / ".stacks", stack, fresh, evaluate) for stack in stacks]
     try:
         with _interrupt_at_sigterm():
-            _multirun(files, launcher, launcher_options)
+            multirun(files, launcher, launcher_options)
     except KeyboardInterrupt:
         result.interrupted = True
         if launcher.startswith("submitit"):
@@ -160,7 +160,7 @@ def run_sweep(
     return result
 
 
-def _check_launcher(launcher: str, options: list[str] | tuple[str, ...]) -> None:
+def _check_launcher(launcher: str, options: Sequence[str]) -> None:
     if launcher not in LAUNCHERS:
         hint = suggest(launcher, LAUNCHERS)
         raise UserError(f"--launcher {launcher}: not one of {', '.join(LAUNCHERS)}.{hint}")
@@ -182,8 +182,6 @@ def _problem_line(text: str, numbers: list[int], points: list[list[str]]) -> str
 
 
 def _write_stack(folder: Path, stack: _Stack, fresh: bool, evaluate: bool) -> Path:
-    from sae_cli.runs.launch import result_path
-
     points = [
         {"config": to_dict(config), "overrides": row.overrides}
         for row, config in zip(stack.rows, stack.configs, strict=True)
@@ -194,51 +192,11 @@ def _write_stack(folder: Path, stack: _Stack, fresh: bool, evaluate: bool) -> Pa
     return path
 
 
-def _multirun(files: list[Path], launcher: str, options: list[str] | tuple[str, ...]) -> None:
-    """Run each stack file as one job of a Hydra multirun in this process."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    from sae_cli.runs.launch import main, result_path
-
-    words = [
-        "--multirun",
-        "+stack=" + ",".join(_quote(str(path)) for path in files),
-        f"hydra/launcher={launcher}",
-        f"hydra.sweep.dir={_quote(str(files[0].parent))}",
-        "hydra.sweep.subdir=.",
-        "hydra.output_subdir=null",
-        "hydra/job_logging=none",
-        "hydra/hydra_logging=none",
-        *options,
-    ]
-    GlobalHydra.instance().clear()
-    arguments = sys.argv
-    sys.argv = [arguments[0], *words]
-    try:
-        main()
-    except SystemExit as end:
-        # Hydra has printed why: an option that it does not know, or a job that its launcher lost.
-        if end.code and not any(result_path(path).exists() for path in files):
-            raise UserError(f"launcher {launcher}: Hydra ran no stack and says why above; check its options") from end
-        logger.error("launcher %s stopped before all stacks were done", launcher)
-    finally:
-        sys.argv = arguments
-
-
-def _quote(text: str) -> str:
-    """Quote a string for Hydra's override grammar, in which only quotes, and backslashes before them, are escaped."""
-    if text.endswith("\\"):
-        raise UserError(f"{text}: a path must not end in a backslash")
-    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
-
-
 def _read_results(files: list[Path], stacks: list[_Stack], result: SweepResult) -> None:
     """Put the outcomes that jobs left beside their stack files into the rows."""
-    from sae_cli.runs.launch import result_path
-
     for path, stack in zip(files, stacks, strict=True):
         outcomes: dict[str, Any] = read_json(result_path(path)) if result_path(path).exists() else {}
-        lost = {"state": "failed", "error": "the job ended without a result"}
+        lost = {"state": "failed", "error": "no result: the job was killed, or still runs on its cluster"}
         for row in stack.rows:
             outcome = outcomes.get(row.run_id) or outcomes.get("")
             if outcome is None:

@@ -62,6 +62,7 @@ def refuse_synthetic(config: Config) -> None:
 def ensure_cache(config: Config) -> list[Path]:
     """Return the finished cache of every hook, making what is missing in one pass over the text."""
     from sae_cli.device import choose_device
+    from sae_cli.progress import RowProgress
     from sae_cli.store.find import finished
     from sae_cli.store.writer import write_caches
 
@@ -72,7 +73,8 @@ def ensure_cache(config: Config) -> list[Path]:
         log.info("using the cache %s", folders[hook])
     if missing:
         log.info("writing %s", ", ".join(map(str, missing.values())))
-        write_caches(open_rows(config, choose_device(config.device)), config.cache, missing)
+        with RowProgress() as progress:
+            write_caches(open_rows(config, choose_device(config.device)), config.cache, missing, progress.update)
     return list(folders.values())
 
 
@@ -115,18 +117,24 @@ def plan_cache(config: Config) -> list[dict[str, Any]]:
     from sae_cli.store.find import finished, plan_bytes
 
     refuse_synthetic(config)
-    folders = cache_folders(config)
-    widths = open_rows(config, "cpu").widths
-    rows = config.cache.tokens + config.cache.validation_tokens
+    source = open_rows(config, "cpu")
+    rows = {"train": config.cache.tokens, "validation": config.cache.validation_tokens}
+    context = rows_per_context = 0
+    if config.source.kind == "language_model":
+        context = config.model.context
+        rows_per_context = context - int(config.model.prepend_bos and config.model.drop_bos)
+    elif not config.cache.tokens:
+        rows = {split: source.count(split) for split in rows}  # type: ignore[attr-defined]
+        rows["validation"] = min(rows["validation"], config.cache.validation_tokens)
     return [
         {
             "hook": hook,
             "folder": str(folder),
-            "rows": rows,
-            "bytes": plan_bytes(widths[hook], config.cache),
+            "rows": sum(rows.values()),
+            "bytes": plan_bytes(source.widths[hook], config.cache, context, rows_per_context, rows),
             "state": "done" if finished(folder) else "new",
         }
-        for hook, folder in folders.items()
+        for hook, folder in cache_folders(config).items()
     ]
 
 

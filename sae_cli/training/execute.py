@@ -24,7 +24,7 @@ from sae_cli.runs.tracking import open_tracker
 from sae_cli.sources import ActivationSource
 from sae_cli.sources.registry import open_source, source_fingerprint, source_width
 from sae_cli.training.checkpoint import common_step, saved_steps
-from sae_cli.training.progress import Progress
+from sae_cli.training.progress import TrainingProgress
 from sae_cli.training.schedules import total_steps
 from sae_cli.training.trainer import Member, StopFlag, Trainer
 
@@ -137,7 +137,7 @@ def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool) -> li
             trainer = Trainer(members, source, device)
             if start:
                 log.info("resuming %d member(s) at step %d of %d", len(members), start, steps)
-            with Progress(steps, config.train.batch, start) as progress:
+            with TrainingProgress(steps, start) as progress:
                 finished = trainer.run(start, progress, stop)
             return [_finish(trainer, index, source, finished, stop) for index in range(len(members))]
         except Exception as error:

@@ -1,47 +1,25 @@
-"""Progress of a stack on stderr: a bar on a terminal, one plain line per log interval otherwise."""
+"""What training says about itself: tokens/s, ETA, loss, L0, FVU, dead share and memory."""
 
 import resource
-import sys
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 import torch
 
+from sae_cli.progress import Bar
 
-class Progress:
-    """Context manager that shows tokens/s, ETA, loss, L0, FVU, dead share and memory; ranges if there are members."""
 
-    def __init__(self, steps: int, batch: int, start: int) -> None:
-        self.steps, self.batch = steps, batch
-        self.bar = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
+class TrainingProgress(Bar):
+    """Progress of a stack; metrics are ranges over its members."""
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-            self.bar = Bar(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task("starting", total=steps, completed=start)
-
-    def __enter__(self) -> Self:
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.bar:
-            self.bar.stop()
+    def __init__(self, steps: int, start: int) -> None:
+        super().__init__(steps, start)
+        self.steps = steps
 
     def update(self, step: int, members: Sequence[dict[str, float]]) -> None:
         """Show the newest metrics of all members."""
         line = describe(members)
-        if self.bar:
-            self.bar.update(self.task, completed=step, description=line)
-            return
-        seconds = members[0]["seconds"]
-        left = seconds / step * (self.steps - step)
-        print(f"step {step}/{self.steps}  {left:.0f} s left  {line}", file=sys.stderr, flush=True)
+        left = members[0]["seconds"] / step * (self.steps - step)
+        self.show(step, self.steps, line, f"step {step}/{self.steps}  {left:.0f} s left  {line}")
 
 
 def describe(members: Sequence[dict[str, float]]) -> str:

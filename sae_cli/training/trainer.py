@@ -17,7 +17,7 @@ from sae_cli.runs.tracking import Tracker
 from sae_cli.sources import ActivationSource
 from sae_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from sae_cli.training.dead_latents import collect_rows, dead_latents, resample
-from sae_cli.training.progress import Progress
+from sae_cli.training.progress import TrainingProgress
 from sae_cli.training.schedules import due_steps, learning_rate
 from sae_cli.training.step import METRICS, Stepper
 
@@ -53,7 +53,7 @@ class Trainer:
         self.seconds = 0.0
         self.logged_step = 0
 
-    def run(self, start: int, progress: Progress, stopped: "StopFlag") -> int:
+    def run(self, start: int, progress: TrainingProgress, stopped: "StopFlag") -> int:
         """Train from step `start` to the end or until `stopped`; return the number of finished steps."""
         steps, train = self.stepper.steps, self.train
         resampling = due_steps(train.resample_at, steps)
@@ -100,7 +100,7 @@ class Trainer:
             save_checkpoint(member.run.checkpoint, self.stepper, index, step, extra)
             member.run.set_status("running", step, self.stepper.steps, member.run_id, member.error)
 
-    def log_metrics(self, step: int, progress: Progress) -> None:
+    def log_metrics(self, step: int, progress: TrainingProgress) -> None:
         """Bring the metrics to the host once and write them to every member's run and tracker."""
         count = step - self.logged_step
         self.logged_step = step

@@ -39,7 +39,7 @@ def test_a_stack_job_passes_its_points_on_and_writes_their_outcomes(stack_file, 
         return [outcome("a", "done"), outcome("b", "failed", "boom")]
 
     monkeypatch.setattr(training, "execute", execute)
-    run_stack(stack_file)
+    assert run_stack(stack_file) is False
     assert seen == {"seeds": [1, 2], "fresh": True, "evaluate": False, "overrides": [["seed=1"], ["seed=2"]]}
     assert read_json(result_path(stack_file)) == {
         "a": {"state": "done", "error": ""},
@@ -58,11 +58,18 @@ def test_an_error_of_a_whole_stack_is_written_and_not_raised(stack_file, monkeyp
     assert read_json(result_path(stack_file)) == {"": {"state": "failed", "error": text}}
 
 
-def test_an_interrupted_stack_writes_its_outcomes_and_stops_the_launcher(stack_file, monkeypatch):
-    monkeypatch.setattr(training, "execute", lambda configs, **options: [outcome("a", "interrupted")])
-    with pytest.raises(KeyboardInterrupt):
-        run_stack(stack_file)
+def test_an_interrupted_stack_says_so_and_does_not_start_over_when_it_is_queued_again(stack_file, monkeypatch):
+    fresh = []
+
+    def execute(configs, **options):
+        fresh.append(options["fresh"])
+        return [outcome("a", "interrupted"), outcome("b", "done")]
+
+    monkeypatch.setattr(training, "execute", execute)
+    assert run_stack(stack_file) is True
+    assert run_stack(stack_file) is True
     assert read_json(result_path(stack_file))["a"]["state"] == "interrupted"
+    assert fresh == [True, False]
 
 
 def test_a_point_is_checked_trained_and_evaluated(monkeypatch):

@@ -39,9 +39,7 @@ def imports(file: Path) -> set[str]:
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_a_library_has_one_door(library):
     users = {
-        str(file.relative_to(PACKAGE))
-        for file in FILES
-        if any(name.split(".")[0] == library for name in imports(file))
+        str(file.relative_to(PACKAGE)) for file in FILES if any(name.split(".")[0] == library for name in imports(file))
     }
     assert users <= set(ONLY_IN[library])
     assert users

@@ -161,6 +161,7 @@ def _version(package: str) -> str:
 
 def _git_state() -> dict[str, Any]:
     """Return commit and dirty flag of the package's repository, empty outside one."""
+
     def git(*words: str) -> str:
         folder = Path(__file__).parent
         return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

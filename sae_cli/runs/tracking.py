@@ -145,9 +145,8 @@ def init_arguments(config: Config, run_id: str, attempt_id: str, folder: Path, r
 
 def _choose_mode(config: Config) -> Literal["online", "offline"]:
     """Return online or offline, with one line that says why; asks the server once per process."""
-    from wandb.sdk.lib import wbauth
-
     import wandb
+    from wandb.sdk.lib import wbauth
 
     mode = config.tracker.mode
     if mode == "auto":

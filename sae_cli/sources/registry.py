@@ -9,7 +9,7 @@ from sae_cli.config.convert import to_dict
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
 from sae_cli.files import short_hash
-from sae_cli.sources import ActivationSource, RowSource
+from sae_cli.sources import ActivationSource, RowSource, Split
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def plan_cache(config: Config) -> list[dict[str, Any]]:
 
     refuse_synthetic(config)
     source = open_rows(config, "cpu")
-    rows = {"train": config.cache.tokens, "validation": config.cache.validation_tokens}
+    rows: dict[Split, int] = {"train": config.cache.tokens, "validation": config.cache.validation_tokens}
     context = rows_per_context = 0
     if config.source.kind == "language_model":
         context = config.model.context

@@ -130,8 +130,9 @@ class Stepper:
             group["lr"] = learning_rate(step, config.train.lr, config.train.warmup, self.train)
             for tensor, gradient in zip(group["params"], gradients.values(), strict=True):
                 tensor.grad = gradient[offset : offset + 1]
-            optimiser.grad_scale = shrink_K[offset]
-            optimiser.found_inf = self.frozen_K[k].float()
+            # attributes that torch's GradScaler sets; the class does not declare them
+            optimiser.grad_scale = shrink_K[offset]  # type: ignore[attr-defined]
+            optimiser.found_inf = self.frozen_K[k].float()  # type: ignore[attr-defined]
             optimiser.step()
             optimiser.zero_grad()
             self.stack.part(slice(k, k + 1)).normalise_decoder()

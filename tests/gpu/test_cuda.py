@@ -12,7 +12,7 @@ from tests.training.points import point
 
 pytestmark = pytest.mark.gpu
 
-MEMBERS = [(f"sparsity.weight={0.3 * (k + 1):.1f}", f"orthogonality.weight={0.1 * k:.1f}", f"seed={k}") for k in range(4)]
+MEMBERS = [(f"sparsity.weight={0.3 * (k + 1)}", f"orthogonality.weight={0.1 * k}", f"seed={k}") for k in range(4)]
 WORDS = ("train.tokens=4000", "train.dead_after=400", "train.resample_at=[0.5]", "train.resample_rows=500")
 
 

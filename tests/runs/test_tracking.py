@@ -62,9 +62,8 @@ def no_account(monkeypatch, tmp_path):
 
 def read_back(folder, kind: str = "offline-run") -> list:
     """Return the records of the only run file below `folder`: protobufs of wandb in a LevelDB log."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
     import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
 
     wandb.teardown()  # the service has written everything once it is gone
     (file,) = folder.glob(f"wandb/{kind}-*/run-*.wandb")
@@ -299,7 +298,7 @@ def test_an_offline_run_is_read_and_sent_by_wandb_sync(tmp_path, monkeypatch, ke
     server = serve("ok", monkeypatch)
     (folder,) = tmp_path.glob("wandb/offline-run-*")
     command = [sys.executable, "-m", "wandb", "sync", "--yes", str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, cwd=tmp_path)
     server.stop()
     assert ended.returncode == 0, ended.stderr
     (bucket,) = [v for v in server.variables if v.get("name") == "abc-1" and v.get("groupName")]

@@ -27,9 +27,7 @@ def test_one_step_equals_a_written_out_step(tmp_path, clip):
         tmp_path, "sae=relu", "sparsity.weight=0.7", "orthogonality=all_pairs", "orthogonality.weight=0.3",
         "train.warmup=0", "sparsity.warmup=0", f"train.clip={clip}",
     )  # fmt: skip
-    W_enc, b_enc, W_dec, b_dec = (
-        tensor[0].clone().requires_grad_() for tensor in stepper.stack.tensors().values()
-    )
+    W_enc, b_enc, W_dec, b_dec = (tensor[0].clone().requires_grad_() for tensor in stepper.stack.tensors().values())
     x = rows()
     f = torch.relu((x - b_dec) @ W_enc + b_enc)
     x_hat = f @ W_dec + b_dec
@@ -57,7 +55,7 @@ def test_one_step_equals_a_written_out_step(tmp_path, clip):
 
 
 def test_every_third_step_carries_three_times_the_penalty(tmp_path):
-    config, stepper = make_stepper(tmp_path, "orthogonality.weight=0.5", "orthogonality.every=3", "sparsity.weight=0")
+    _, stepper = make_stepper(tmp_path, "orthogonality.weight=0.5", "orthogonality.every=3", "sparsity.weight=0")
     for step in range(3):
         stepper.step(step, rows(step))
         measured = dict(zip(METRICS, stepper.take_metrics(1)[0].tolist(), strict=True))

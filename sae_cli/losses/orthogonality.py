@@ -63,7 +63,7 @@ def all_pairs(W_dec_KFD: Tensor, settings: OrthogonalityConfig, seed: int) -> Te
 
 @torch.no_grad()
 def nearest_candidates(unit_FD: Tensor, settings: OrthogonalityConfig) -> Tensor:
-    """Return the indices (F, 2, or 1 of two directions) of each direction's nearest others by (absolute) cosine, nearest first."""
+    """Return the indices (F, 2) of each direction's nearest others by (absolute) cosine; (2, 1) for two directions."""
     found = []
     for start in range(0, len(unit_FD), settings.tile):
         c = unit_FD[start : start + settings.tile] @ unit_FD.T

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from torch import Tensor
 from sae_cli.assets import TINY
 from sae_cli.config.schema import Config, ModelConfig, TextConfig
 from sae_cli.errors import UserError, suggest
-from sae_cli.files import short_hash
+from sae_cli.files import read_json, short_hash
 from sae_cli.sources import RowBlock, Split, gguf
 from sae_cli.sources.packing import ContextBatch, pack
 from sae_cli.sources.text import content_hash, documents, text_fingerprint
@@ -50,6 +51,19 @@ def rows_fingerprint(config: Config, hook: str) -> str:
     bos = [model.prepend_bos, model.prepend_bos and model.drop_bos]
     identity = [model_fingerprint(model), hook, model.dtype, model.processing, model.context, bos]
     return short_hash([*identity, text_fingerprint(config.text), config.cache.dtype])
+
+
+RESIDUAL = re.compile(r"blocks\.\d+\.hook_(in|out|resid_\w+|attn_out|mlp_out)")
+
+
+def residual_width(model: ModelConfig) -> int | None:
+    """Return D of a hook on the residual stream from a local model's config.json, None where that does not tell."""
+    # a model that is built from its package is not built only to learn its width
+    folder = None if model.path in PYPI else _local_folder(model.path)
+    if folder is None or not RESIDUAL.fullmatch(model.hook):
+        return None
+    settings = read_json(folder / "config.json")
+    return settings.get("hidden_size", settings.get("n_embd"))
 
 
 class LanguageModel:

@@ -102,14 +102,20 @@ def training_part(config: Config) -> Config:
 
 
 def source_width(config: Config) -> int | None:
-    """Return the width D of the training data, or None while there is neither a synthetic source nor a cache."""
+    """Return the width D of the training data if it is known without loading a model, else None."""
     if config.source.kind in SYNTHETIC:
         return 3 if config.source.kind == "three_features" else config.source.width
     from sae_cli.store.find import finished
     from sae_cli.store.format import read_manifest
 
     (folder,) = cache_folders(training_part(config)).values()
-    return read_manifest(folder).width if finished(folder) else None
+    if finished(folder):
+        return read_manifest(folder).width
+    if config.source.kind == "language_model":
+        from sae_cli.sources.language_model import residual_width
+
+        return residual_width(config.model)
+    return None
 
 
 def plan_cache(config: Config) -> list[dict[str, Any]]:

@@ -1,0 +1,82 @@
+"""Run directories: records, locks, discovery."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sae_cli.errors import UserError
+from sae_cli.runs.directory import RunDirectory, find_runs
+from tests.training.points import point
+
+
+@pytest.fixture
+def run(tmp_path):
+    made = RunDirectory(tmp_path / "default" / "abc")
+    made.prepare(point(tmp_path), ["sae=relu"], "source", "abc", "cpu")
+    made.set_status("running", 3, 10, "abc")
+    return made
+
+
+def test_configuration_and_stamp_are_written_before_work(run, tmp_path):
+    assert RunDirectory(run.path).config == point(tmp_path)
+    assert (run.path / "overrides.txt").read_text() == "sae=relu\n"
+    assert run.fingerprint == "source"
+    assert run.stamp["versions"]["torch"]
+    assert run.stamp["device"] == "cpu"
+
+
+def test_an_attempt_keeps_its_id_until_the_run_starts_over(run, tmp_path):
+    attempt = run.stamp["attempt"]
+    run.prepare(point(tmp_path), [], "source", "abc", "cpu")
+    assert run.stamp["attempt"] == attempt
+    run.clear()
+    assert run.status["state"] == "new"
+    run.prepare(point(tmp_path), [], "source", "abc", "cpu")
+    assert run.stamp["attempt"] != attempt
+
+
+def test_metrics_lose_lines_after_a_step_and_an_unfinished_line(run):
+    for step in (10, 20, 30):
+        run.append_metrics({"step": step, "loss": float("nan") if step == 10 else 1.0})
+    with (run.path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 40, "lo')
+    run.truncate_metrics(20)
+    assert [line["step"] for line in run.metrics()] == [10, 20]
+    assert run.metrics()[0]["loss"] is None
+
+
+def test_a_second_process_is_told_who_holds_the_run(run):
+    holder = (
+        "import sys, pathlib; from sae_cli.runs.directory import RunDirectory\n"
+        "with RunDirectory(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holder, str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {process.pid} on "), run.lock():
+            pass
+        process.stdin.close()
+    with run.lock():
+        assert run.path.exists()
+
+
+def test_runs_are_found_below_a_folder_and_alone(run, tmp_path):
+    assert find_runs(run.path) == [run]
+    assert [found.path for found in find_runs(tmp_path)] == [run.path]
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_folder_without_runs_is_named(tmp_path, make):
+    folder = tmp_path / "nothing"
+    if make:
+        folder.mkdir()
+    with pytest.raises(UserError, match="nothing"):
+        find_runs(folder)
+
+
+def test_status_is_complete_json_at_all_times(run):
+    run.set_status("failed", 4, 10, "abc", "because")
+    status = json.loads((run.path / "status.json").read_text())
+    assert (status["state"], status["step"], status["error"]) == ("failed", 4, "because")

@@ -35,6 +35,7 @@ METRICS = (
     Metric("l1", "reconstruction.l1", "L1 (sum of active latents per row)"),
     Metric("mse", "reconstruction.mse", "MSE (squared error per row)"),
     Metric("nearest_cosine", "geometry.alive.nearest_median", "nearest cosine (median of alive latents)"),
+    Metric("nearest_p99", "geometry.alive.nearest_p99", "nearest cosine (99th percentile of alive latents)"),
     Metric(
         "nearest_random", "geometry.random_alive.nearest_median", "random nearest cosine (median of random directions)"
     ),

@@ -1,6 +1,7 @@
 """From points to finished run directories: plan, lock, resume or start, train, save, evaluate."""
 
 import logging
+import os
 import signal
 import threading
 import traceback
@@ -103,15 +104,17 @@ def execute(
     outcomes = {i: Outcome(plan.run_id, plan.folder, "skipped") for i, plan in enumerate(plans) if i not in wanted}
     if wanted:
         chosen = [(configs[i], plans[i], words[i]) for i in wanted]
-        outcomes |= zip(wanted, _train(chosen, fresh), strict=True)
+        outcomes |= zip(wanted, _train(chosen, fresh, evaluate), strict=True)
     if evaluate:
-        _evaluate([outcome for outcome in outcomes.values() if outcome.state in ("done", "skipped")])
+        _evaluate([outcome for outcome in outcomes.values() if outcome.state == "skipped"])
     return [outcomes[index] for index in range(len(configs))]
 
 
-def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool) -> list[Outcome]:
+def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool, evaluate: bool) -> list[Outcome]:
     config = points[0][0]
     device = choose_device(config.device)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed one
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
     torch.use_deterministic_algorithms(config.train.deterministic)
     steps = total_steps(config.train)
@@ -139,7 +142,12 @@ def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool) -> li
                 log.info("resuming %d member(s) at step %d of %d", len(members), start, steps)
             with TrainingProgress(steps, start) as progress:
                 finished = trainer.run(start, progress, stop)
-            return [_finish(trainer, index, source, finished, stop) for index in range(len(members))]
+            outcomes = [_finish(trainer, index, source, finished, stop) for index in range(len(members))]
+            if evaluate:
+                results = _evaluate([outcome for outcome in outcomes if outcome.state == "done"])
+                for member in members:
+                    member.tracker.summary(results.get(str(member.run.path), {}))
+            return outcomes
         except Exception as error:
             log.debug("%s", traceback.format_exc())
             message = " ".join(str(error).split()) or type(error).__name__
@@ -172,13 +180,22 @@ def _finish(trainer: Trainer, index: int, source: ActivationSource, finished: in
     return Outcome(member.run_id, run.path, "done")
 
 
-def _evaluate(outcomes: Sequence[Outcome]) -> None:
+def _evaluate(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+    """Evaluate the runs that are not yet; return their numbers by run folder as `eval/<section>/<name>`."""
     from sae_cli.evaluation.evaluate import evaluate
 
     runs = [RunDirectory(outcome.folder) for outcome in outcomes]
     pending = [run for run in runs if run.evaluation is None]
-    if pending:
-        evaluate(pending)
+    return {
+        result["run"]: {
+            f"eval/{section}/{name}": value
+            for section, values in result.items()
+            if isinstance(values, dict)
+            for name, value in values.items()
+            if isinstance(value, int | float)
+        }
+        for result in (evaluate(pending) if pending else [])
+    }
 
 
 @contextmanager

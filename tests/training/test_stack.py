@@ -68,3 +68,21 @@ def test_directions_stay_unit_and_the_scale_is_folded(tmp_path):
 def test_points_of_different_stacks_are_refused(tmp_path):
     with pytest.raises(ValueError, match="stack key"):
         execute([point(tmp_path), point(tmp_path, "sae.latents=16")])
+
+
+def test_evaluation_reaches_the_tracker_s_summary(tmp_path, monkeypatch):
+    from sae_cli.runs import tracking
+    from sae_cli.training import execute as module
+
+    seen = {}
+
+    class Recorder(tracking.Tracker):
+        def summary(self, values):
+            seen.update(values)
+
+    monkeypatch.setattr(module, "open_tracker", lambda *_: Recorder())
+    (outcome,) = execute([point(tmp_path)], evaluate=True)
+    evaluation = RunDirectory(outcome.folder).evaluation
+    assert seen["eval/reconstruction/fvu"] == evaluation["reconstruction"]["fvu"]
+    assert seen["eval/ground_truth/mcc"] == evaluation["ground_truth"]["mcc"]
+    assert "final/loss" in seen

@@ -66,14 +66,8 @@ class SAEStack:
 
     def encode(self, x_BD: Tensor) -> Tensor:
         """Return latents (K, B, F) of scaled activations (B, D)."""
-        if self.members == 1:
-            m_KBF = ((x_BD - self.b_dec_KD[0]) @ self.W_enc_KDF[0]).unsqueeze(0)
-        else:
-            m_KBF = torch.baddbmm(
-                -(self.b_dec_KD.unsqueeze(1) @ self.W_enc_KDF),
-                x_BD.expand(self.members, -1, -1),
-                self.W_enc_KDF,
-            )
+        # b_dec is taken off in fp32 before the product: its part of x is large, and low precision would cancel it badly.
+        m_KBF = (x_BD - self.b_dec_KD.unsqueeze(1)) @ self.W_enc_KDF
         return NONLINEARITIES[self.nonlinearity](m_KBF, self.b_enc_KF.unsqueeze(1))
 
     def decode(self, acts_KBF: Tensor) -> Tensor:

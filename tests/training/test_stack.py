@@ -86,3 +86,16 @@ def test_evaluation_reaches_the_tracker_s_summary(tmp_path, monkeypatch):
     assert seen["eval/reconstruction/fvu"] == evaluation["reconstruction"]["fvu"]
     assert seen["eval/ground_truth/mcc"] == evaluation["ground_truth"]["mcc"]
     assert "final/loss" in seen
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "prolu_relu", "prolu_ste"])
+def test_bf16_compute_ends_where_fp32_does(tmp_path, nonlinearity):
+    """Master weights are fp32, so low-precision products change the result by little."""
+    words = ("train.tokens=24000", f"sae={nonlinearity}", "orthogonality.weight=0.2", "sparsity.weight=0.5")
+    ends = {}
+    for precision in ("fp32", "bf16"):
+        (outcome,) = execute([point(tmp_path, *words, f"train.precision={precision}")])
+        assert load_sae(outcome.folder).W_dec_FD.dtype == torch.float32
+        ends[precision] = RunDirectory(outcome.folder).metrics()[-1]
+    for name in ("loss", "fvu"):
+        assert ends["bf16"][name] == pytest.approx(ends["fp32"][name], rel=0.01)

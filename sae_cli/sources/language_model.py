@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,17 +54,14 @@ def rows_fingerprint(config: Config, hook: str) -> str:
     return short_hash([*identity, text_fingerprint(config.text), config.cache.dtype])
 
 
-RESIDUAL = re.compile(r"blocks\.\d+\.hook_(in|out|resid_\w+|attn_out|mlp_out)")
-
-
 def residual_width(model: ModelConfig) -> int | None:
     """Return D of a hook on the residual stream from a local model's config.json, None where that does not tell."""
     # a model that is built from its package is not built only to learn its width
     folder = None if model.path in PYPI else _local_folder(model.path)
-    if folder is None or not RESIDUAL.fullmatch(model.hook):
-        return None
-    settings = read_json(folder / "config.json")
-    return settings.get("hidden_size", settings.get("n_embd"))
+    if folder and re.fullmatch(r"blocks\.\d+\.hook_(in|out|resid_\w+|attn_out|mlp_out)", model.hook):
+        settings = read_json(folder / "config.json")
+        return settings.get("hidden_size", settings.get("n_embd"))
+    return None
 
 
 class LanguageModel:
@@ -77,7 +75,6 @@ class LanguageModel:
         self.device = device
         self._bridge = _boot(model, device)
         self._points = self._bridge.hook_dict
-        self._widths: dict[str, int] = {}
         self.vocabulary: int = self._bridge.cfg.d_vocab
         self.tokenizer = self._bridge.tokenizer
         # TransformerLens invents ids for tokens that a tokenizer lacks; those are outside the embedding.
@@ -97,25 +94,22 @@ class LanguageModel:
             raise UserError(f"model.hook={hook}: {self.settings.path} has no such hook.{suggest(hook, self._points)}")
 
     def d_model(self, hook: str) -> int:
-        """Return the width D at a hook."""
-        if hook not in self._widths:
-            probe_CT = torch.full((1, 7), self.separator_id or 0)
-            self._widths[hook] = self.read(probe_CT, [hook])[hook].shape[-1]
-        return self._widths[hook]
+        """Return the width D at a hook, from a forward pass."""
+        return self.read(torch.full((1, 7), self.separator_id or 0), [hook])[hook].shape[-1]
 
     def contexts(self, text: TextConfig, split: Split) -> Iterator[ContextBatch]:
         """Yield the part's tokens as contexts, model.batch at a time (`pack`), documents ended by the separator."""
         settings, stream = self.settings, documents(text, split)
         bos_id = self.bos_id if settings.prepend_bos else None
-        empty = True
-        for batch in pack(stream, self._encode, settings.context, settings.batch, bos_id, self.separator_id):
-            empty = False
-            yield batch
-        if empty:
+        batches = pack(stream, self._encode, settings.context, settings.batch, bos_id, self.separator_id)
+        first = next(batches, None)
+        if first is None:
             raise UserError(
                 f"text={text.name}: the {split} part has fewer tokens than one context of {settings.context}: "
                 "give more text or lower model.context"
             )
+        yield first
+        yield from batches
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
@@ -129,15 +123,12 @@ class LanguageModel:
 
         found: dict[str, Tensor] = {}
 
-        def keep(hook: str) -> Callable[[Tensor], None]:
-            def collect(value: Tensor) -> None:
-                found.setdefault(hook, self._by_token(hook, value, tokens_CT).detach().clone())
-                if len(found) == len(set(hooks)):
-                    raise StopAtLayerException(value)  # the bridge ends its forward pass on this
+        def keep(hook: str, value: Tensor) -> None:
+            found.setdefault(hook, self._by_token(hook, value, tokens_CT).detach().clone())
+            if len(found) == len(set(hooks)):
+                raise StopAtLayerException(value)  # the bridge ends its forward pass on this
 
-            return collect
-
-        self._forward(tokens_CT, {hook: keep(hook) for hook in hooks}, None)
+        self._forward(tokens_CT, {hook: partial(keep, hook) for hook in hooks}, None)
         for hook in hooks:
             if hook not in found:
                 raise UserError(f"model.hook={hook}: it never fires in {self.settings.path}; use another hook")
@@ -151,8 +142,7 @@ class LanguageModel:
             return self._forward(tokens_CT, {}, "logits")
 
         def splice(value: Tensor) -> Tensor:
-            new = replace(self._by_token(hook, value, tokens_CT))
-            return new.reshape(value.shape).to(value.dtype)
+            return replace(self._by_token(hook, value, tokens_CT)).reshape(value.shape).to(value.dtype)
 
         return self._forward(tokens_CT, {hook: splice}, "logits")
 
@@ -215,25 +205,22 @@ class LanguageModelRows:
 
         Raises UserError if an activation is not finite, in the model's precision or in the cache's.
         """
-        size = self.config.model.batch
-        per_pass = size * (self.config.model.context - self.dropped)
-        for index, batch in enumerate(self.model.contexts(self.config.text, split)):
-            if index >= start // per_pass:
-                yield self._block(batch, index * size)
-
-    def _block(self, batch: ContextBatch, first: int) -> RowBlock:
-        contexts, length = batch.tokens_CT.shape
+        size, length = self.config.model.batch, self.config.model.context
         rows = length - self.dropped
-        values = self.model.read(batch.tokens_CT, self.hooks)
-        return RowBlock(
-            start=first * rows,
-            x={hook: self._stored(hook, values[hook], batch, first) for hook in self.hooks},
-            context_N=torch.arange(first, first + contexts, dtype=torch.int32).repeat_interleave(rows),
-            position_N=torch.arange(self.dropped, length, dtype=torch.int32).repeat(contexts),
-            tokens_CT=batch.tokens_CT.int(),
-            document_CT=batch.document_CT.int(),
-            first_context=first,
-        )
+        for index, batch in enumerate(self.model.contexts(self.config.text, split)):
+            if index < start // (size * rows):
+                continue
+            first, contexts = index * size, len(batch.tokens_CT)
+            values = self.model.read(batch.tokens_CT, self.hooks)
+            yield RowBlock(
+                start=first * rows,
+                x={hook: self._stored(hook, values[hook], batch, first) for hook in self.hooks},
+                context_N=torch.arange(first, first + contexts, dtype=torch.int32).repeat_interleave(rows),
+                position_N=torch.arange(self.dropped, length, dtype=torch.int32).repeat(contexts),
+                tokens_CT=batch.tokens_CT.int(),
+                document_CT=batch.document_CT.int(),
+                first_context=first,
+            )
 
     def _stored(self, hook: str, value_CTD: Tensor, batch: ContextBatch, first: int) -> Tensor:
         """Return the rows (N, D) to keep, in cache.dtype; UserError names the first row that is not finite."""
@@ -291,10 +278,10 @@ def _boot(model: ModelConfig, device: str) -> Any:
             if model.processing == "folded":
                 bridge.enable_compatibility_mode(disable_warnings=True)
         except Exception as error:  # hub, network, file and architecture errors share no base class
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
-            remedy = "check the folder's files"
-            if folder is None:
-                remedy = "check the name, run once with a network, or set model.path to a local folder"
+            reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:200]
+            remedy = "check the name, run once with a network, or set model.path to a local folder"
+            if folder:
+                remedy = "check the folder's files"
             raise UserError(f"model.path={model.path} cannot be loaded ({reason}): {remedy}") from error
     bridge.eval().requires_grad_(False)
     log.info("loaded %s on %s", model.path, device)

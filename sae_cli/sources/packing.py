@@ -34,39 +34,29 @@ def pack(
     Each document is followed by the separator. The stream of tokens is cut into pieces of `context` tokens, or of one
     less behind a BOS if there is one; an incomplete last piece is dropped.
     """
-    tokens_CT = document_CT = torch.empty(0, context, dtype=torch.int64)
-    for more_CT, of_CT in _pieces(iter(documents), encode, context, bos_id, separator_id):
-        tokens_CT, document_CT = torch.cat([tokens_CT, more_CT]), torch.cat([document_CT, of_CT])
-        while len(tokens_CT) >= batch:
-            yield ContextBatch(tokens_CT[:batch], document_CT[:batch])
-            tokens_CT, document_CT = tokens_CT[batch:], document_CT[batch:]
-    if len(tokens_CT):
-        yield ContextBatch(tokens_CT, document_CT)
-
-
-def _pieces(
-    documents: Iterator[str],
-    encode: Callable[[list[str]], list[list[int]]],
-    context: int,
-    bos_id: int | None,
-    separator_id: int | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield contexts (C, T) of tokens and of documents, as many as the documents read so far fill."""
     body = context - (bos_id is not None)
+    size = batch * body
     end = [] if separator_id is None else [separator_id]
     tokens: list[int] = []
     owners: list[int] = []
-    first = 0
-    while texts := list(islice(documents, DOCUMENTS_PER_CALL)):
+    stream, first = iter(documents), 0
+    while texts := list(islice(stream, DOCUMENTS_PER_CALL)):
         for index, ids in enumerate(encode(texts), first):
             tokens += ids + end
             owners += [index] * (len(ids) + len(end))
         first += len(texts)
-        full = len(tokens) // body * body
-        tokens_CT = torch.tensor(tokens[:full], dtype=torch.int64).view(-1, body)
-        document_CT = torch.tensor(owners[:full], dtype=torch.int64).view(-1, body)
+        full = len(tokens) // size * size
+        for at in range(0, full, size):
+            yield _contexts(tokens[at : at + size], owners[at : at + size], body, bos_id)
         del tokens[:full], owners[:full]
-        if bos_id is not None:
-            tokens_CT = torch.cat([torch.full((len(tokens_CT), 1), bos_id), tokens_CT], dim=1)
-            document_CT = torch.cat([document_CT[:, :1], document_CT], dim=1)
-        yield tokens_CT, document_CT
+    if rest := len(tokens) // body * body:
+        yield _contexts(tokens[:rest], owners[:rest], body, bos_id)
+
+
+def _contexts(tokens: list[int], owners: list[int], body: int, bos_id: int | None) -> ContextBatch:
+    """Cut tokens and their documents into contexts (C, T)."""
+    tokens_CT, document_CT = (torch.tensor(ids, dtype=torch.int64).view(-1, body) for ids in (tokens, owners))
+    if bos_id is not None:
+        tokens_CT = torch.cat([torch.full((len(tokens_CT), 1), bos_id), tokens_CT], dim=1)
+        document_CT = torch.cat([document_CT[:, :1], document_CT], dim=1)
+    return ContextBatch(tokens_CT, document_CT)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -26,11 +27,13 @@ def documents(text: TextConfig, split: Split) -> Iterator[str]:
     is missing or broken, and if the part turns out empty.
     """
     total = found = 0
-    for document in _all_documents(text):
+    for record, where in _records(text):
+        document = _value(record, text.field, where)
         if not document.strip():
             continue
         total += 1
-        if is_validation(document, text.validation) == (split == "validation"):
+        number = int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64
+        if (number < text.validation) == (split == "validation"):
             found += 1
             yield document
         if total == text.max_documents:
@@ -42,11 +45,6 @@ def documents(text: TextConfig, split: Split) -> Iterator[str]:
             f"text={text.name}: none of the {total} documents of {_where(text)} falls into the {split} part: "
             f"change text.validation (now {text.validation}) or give more documents"
         )
-
-
-def is_validation(document: str, share: float) -> bool:
-    """Return whether a document belongs to the validation part, from its text alone."""
-    return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64 < share
 
 
 def text_fingerprint(text: TextConfig) -> str:
@@ -88,18 +86,6 @@ def _where(text: TextConfig) -> str:
     return text.path or text.dataset
 
 
-def _all_documents(text: TextConfig) -> Iterator[str]:
-    if _where(text) != text.path:
-        yield from _dataset_documents(text)
-        return
-    for path in _files(text)[1]:
-        try:
-            yield from READERS[_suffix(path)](path, text.field)
-        except (OSError, EOFError, ValueError) as error:  # broken gzip, not UTF-8, not parquet
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"text.path: cannot read {path}: {reason}") from error
-
-
 def _files(text: TextConfig) -> tuple[Path, list[Path]]:
     """Return the root and the files of text.path: the file itself, or those with a known suffix in the folder."""
     if text.path.startswith("bundled:"):
@@ -124,37 +110,67 @@ def _suffix(path: Path) -> str:
     return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def _read_txt(path: Path, field: str) -> Iterator[str]:
-    yield path.read_text(encoding="utf-8")
+def _records(text: TextConfig) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield every record and where it stands, for messages."""
+    if _where(text) == text.dataset:
+        yield from _dataset_records(text)
+        return
+    for path in _files(text)[1]:
+        try:
+            yield from _file_records(path, text.field)
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # broken gzip, not UTF-8, not parquet
+            raise UserError(f"text.path: cannot read {path}: {_reason(error)}") from error
 
 
-def _read_jsonl(path: Path, field: str) -> Iterator[str]:
-    opener = gzip.open if _suffix(path) == ".jsonl.gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"text.path: {path} line {number} is not JSON ({error.msg})") from error
-            if not isinstance(record, dict):
-                raise UserError(f"text.path: {path} line {number} is not a JSON object with a key {field!r}")
-            yield _value(record, field, f"{path} line {number}")
+def _file_records(path: Path, field: str) -> Iterator[tuple[dict[str, Any], str]]:
+    suffix = _suffix(path)
+    if suffix == ".txt":
+        yield {field: path.read_text(encoding="utf-8")}, str(path)
+    elif suffix == ".parquet":
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if field not in names:
+                yield dict.fromkeys(names), str(path)
+            for batch in file.iter_batches(batch_size=1024, columns=[field]):
+                yield from ((record, str(path)) for record in batch.to_pylist())
+    else:
+        with (gzip.open if suffix == ".jsonl.gz" else open)(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(f"text.path: {path} line {number} is not JSON ({error.msg})") from error
+                if not isinstance(record, dict):
+                    raise UserError(f"text.path: {path} line {number} is not a JSON object with a key {field!r}")
+                yield record, f"{path} line {number}"
 
 
-def _read_parquet(path: Path, field: str) -> Iterator[str]:
-    import pyarrow.parquet
+def _dataset_records(text: TextConfig) -> Iterator[tuple[dict[str, Any], str]]:
+    import datasets
 
-    with pyarrow.parquet.ParquetFile(path) as file:
-        if field not in file.schema_arrow.names:
-            _value(dict.fromkeys(file.schema_arrow.names), field, str(path))
-        for batch in file.iter_batches(batch_size=1024, columns=[field]):
-            for value in batch.column(0).to_pylist():
-                yield _value({field: value}, field, str(path))
+    folder = Path(text.dataset).expanduser()
+    try:
+        if (folder / "state.json").is_file():  # written by save_to_disk
+            records: Iterable[Any] = datasets.load_from_disk(str(folder))
+        else:
+            name, subset = str(folder) if folder.exists() else text.dataset, text.subset or None
+            revision = text.revision or None
+            records = datasets.load_dataset(name, subset, split=text.split, revision=revision, streaming=True)
+        for number, record in enumerate(records):
+            yield record, f"{text.dataset} row {number}"
+    except Exception as error:  # the library's errors share no base class
+        raise UserError(
+            f"text.dataset={text.dataset}: cannot read split {text.split!r} ({_reason(error)}): check text.dataset, "
+            "text.subset, text.split and the network, or use local files with text.path"
+        ) from error
 
 
-READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".jsonl.gz": _read_jsonl, ".parquet": _read_parquet}
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _value(record: dict[str, Any], field: str, where: str) -> str:
@@ -167,31 +183,3 @@ def _value(record: dict[str, Any], field: str, where: str) -> str:
         raise UserError(f"text.field={field}: {where} holds {type(value).__name__}, not text")
     # JSON can carry lone surrogates, which no tokenizer takes.
     return (value or "").encode(errors="replace").decode()
-
-
-def _dataset_documents(text: TextConfig) -> Iterator[str]:
-    import datasets
-
-    name = text.dataset
-    folder = Path(name).expanduser()
-    try:
-        if (folder / "state.json").is_file():  # written by save_to_disk
-            records: Iterable[Any] = datasets.load_from_disk(str(folder))
-        else:
-            records = datasets.load_dataset(
-                str(folder) if folder.exists() else name,
-                text.subset or None,
-                split=text.split,
-                revision=text.revision or None,
-                streaming=True,
-            )
-        for number, record in enumerate(records):
-            yield _value(record, text.field, f"{name} row {number}")
-    except (UserError, GeneratorExit):
-        raise
-    except Exception as error:  # the library's errors share no base class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"text.dataset={name}: cannot read split {text.split!r} ({reason}): check text.dataset, text.subset, "
-            "text.split and the network, or use local files with text.path"
-        ) from error

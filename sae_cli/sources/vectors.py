@@ -39,13 +39,13 @@ class VectorRows:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.root, self.files = _files(config.source.path)
-        shapes = [_shape(path) for path in self.files]
-        self.lengths = [rows for rows, _ in shapes]
-        width = shapes[0][1]
-        for path, shape in zip(self.files, shapes, strict=True):
-            if shape[1] != width:
-                raise UserError(f"source.path: {self.files[0]} has width {width} but {path} has {shape[1]}; keep one")
+        self.root, files = _files(config.source.path)
+        shapes = {path: _shape(path) for path in files}
+        self.lengths = {path: rows for path, (rows, _) in shapes.items()}
+        first, width = files[0], shapes[files[0]][1]
+        for path, (_, other) in shapes.items():
+            if other != width:
+                raise UserError(f"source.path: {first} has width {width} but {path} has {other}; keep one")
         self.widths = {HOOK: width}
 
     def fingerprint(self, hook: str) -> str:
@@ -54,8 +54,7 @@ class VectorRows:
 
     def describe(self, hook: str) -> dict[str, Any]:
         """Return what the manifest records about the rows' origin."""
-        names = [self._name(path) for path in self.files]
-        files = [{"name": name, "rows": rows} for name, rows in zip(names, self.lengths, strict=True)]
+        files = [{"name": self._name(path), "rows": rows} for path, rows in self.lengths.items()]
         return {"source": "vectors", "hook": hook, "path": self.config.source.path, "files": files}
 
     def count(self, split: Split) -> int:
@@ -80,13 +79,13 @@ class VectorRows:
             done += len(index_N)
         if not done:
             raise UserError(
-                f"source.path={self.root}: none of its {sum(self.lengths)} rows falls into the {split} part: "
+                f"source.path={self.root}: none of its {sum(self.lengths.values())} rows falls into the {split} part: "
                 f"change text.validation (now {self.config.text.validation}) or give more rows"
             )
 
     def _blocks(self, split: Split) -> Iterator[tuple[Path, int, np.ndarray]]:
         """Yield file, first row and the mask of the rows that belong to the part."""
-        for path, length in zip(self.files, self.lengths, strict=True):
+        for path, length in self.lengths.items():
             seed = int.from_bytes(hashlib.sha256(self._name(path).encode()).digest()[:8], "big")
             for first in range(0, length, BLOCK):
                 rows_N = np.arange(first, min(first + BLOCK, length), dtype=np.uint64)
@@ -97,9 +96,9 @@ class VectorRows:
 
     def _read(self, path: Path, first: int, count: int, index_N: np.ndarray) -> Tensor:
         """Return the chosen rows (N, D) of a block in cache.dtype."""
-        with _opened(path) as array:
+        with _opened(path) as (array, *_):
             part_ND = array[first : first + count][index_N]
-        if isinstance(part_ND, np.ndarray):
+        if isinstance(part_ND, np.ndarray):  # torch takes the machine's byte order only
             part_ND = torch.from_numpy(part_ND.astype(part_ND.dtype.newbyteorder("=")))
         x_ND = part_ND.to(getattr(torch, self.config.cache.dtype))
         finite_N = x_ND.isfinite().all(dim=1)
@@ -136,10 +135,11 @@ def _files(path: str) -> tuple[Path, list[Path]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Give the file's array, mapped; slicing it gives a NumPy array or a tensor."""
+def _opened(path: Path) -> Iterator[tuple[Any, tuple[int, ...], str]]:
+    """Give the file's array, its shape and dtype. It is mapped; slicing it gives a NumPy array or a tensor."""
     if path.suffix.lower() == ".npy":
-        yield np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        yield array, array.shape, array.dtype.name
         return
     from safetensors import safe_open
 
@@ -152,19 +152,18 @@ def _opened(path: Path) -> Iterator[Any]:
                 f"source.path: {path} holds {len(flat)} two-dimensional arrays ({', '.join(slices) or 'nothing'}); "
                 f"name the one to read {KEYS[0]!r}"
             )
-        yield flat[key]
+        yield flat[key], tuple(flat[key].get_shape()), flat[key].get_dtype().lower()
 
 
-def _shape(path: Path) -> tuple[int, int]:
+def _shape(path: Path) -> tuple[int, ...]:
     """Return (rows, width); UserError if the file is not a two-dimensional floating array with rows."""
     try:
-        with _opened(path) as array:
-            shape = tuple(array.shape if isinstance(array, np.ndarray) else array.get_shape())
-            kind = str(array.dtype if isinstance(array, np.ndarray) else array.get_dtype()).lower()
+        with _opened(path) as (_, shape, kind):
+            pass
     except UserError:
         raise
     except Exception as error:  # NumPy and safetensors raise different errors for a broken file
         raise UserError(f"source.path: cannot read {path}: {error}") from error
-    if len(shape) != 2 or 0 in shape or not kind.startswith(("float", "f", "bf")):
+    if len(shape) != 2 or 0 in shape or not kind.startswith(("f", "bf")):
         raise UserError(f"source.path: {path} holds {kind} of shape {shape}; floats of shape (rows, width) are needed")
     return shape

@@ -15,9 +15,9 @@ from sae_cli.store.format import (
     check_size,
     file_bytes,
     find_x,
-    read_header,
     read_manifest,
     shard_tensors,
+    tokens_tensors,
 )
 from sae_cli.store.order import block_rows, row_limit, shard_rows
 
@@ -57,11 +57,7 @@ def check_owner(path: Path, found: str, expected: str) -> None:
 
 
 def plan_bytes(
-    width: int,
-    cache: CacheConfig,
-    context: int = 0,
-    rows_per_context: int = 0,
-    rows: dict[Split, int] | None = None,
+    width: int, cache: CacheConfig, context: int = 0, rows_per_context: int = 0, rows: dict[Split, int] | None = None
 ) -> int:
     """Return the exact bytes of a hook's shards and tokens files; manifest.json comes on top (about 25 D bytes).
 
@@ -80,8 +76,7 @@ def plan_bytes(
             done, index = done + block, index + 1
             begun = -(-done // rows_per_context) if context else 0
             if begun > contexts:
-                ids = ("int32", (begun - contexts, context))
-                total += file_bytes({"tokens": ids, "document": ids})
+                total += file_bytes(tokens_tensors(begun - contexts, context))
                 contexts = begun
     return total
 
@@ -101,8 +96,6 @@ def verify(folder: Path) -> list[str]:
                     problems.append(f"{folder / file.name}: content differs from its SHA-256 in {MANIFEST}")
                 elif file in part.shards:
                     find_x(folder, file, manifest)
-                else:
-                    read_header(folder / file.name)
             except (UserError, OSError) as error:
                 problems.append(str(error))
     return problems

@@ -26,7 +26,6 @@ SPLITS: tuple[Split, ...] = ("validation", "train")
 
 DTYPES = {"bfloat16": ("BF16", 2), "float16": ("F16", 2), "float32": ("F32", 4), "int32": ("I32", 4)}
 """Safetensors code and bytes per number, by torch's name."""
-_LARGEST_HEADER = 1 << 20
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 """Names, dtypes and shapes of a file's tensors, in the order in which they lie in it."""
@@ -139,14 +138,18 @@ def shard_tensors(rows: int, width: int, dtype: str) -> Tensors:
     return {"context": ("int32", (rows,)), "position": ("int32", (rows,)), "x": (dtype, (rows, width))}
 
 
+def tokens_tensors(contexts: int, length: int) -> Tensors:
+    """Return the tensors of a tokens file."""
+    return dict.fromkeys(("tokens", "document"), ("int32", (contexts, length)))
+
+
 def header_bytes(tensors: Tensors) -> bytes:
     """Return a safetensors header, length included, padded to 8 bytes."""
-    entries, offset = {}, 0
+    entries, begin = {}, 0
     for name, (dtype, shape) in tensors.items():
-        code, size = DTYPES[dtype]
-        end = offset + size * math.prod(shape)
-        entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
+        end = begin + DTYPES[dtype][1] * math.prod(shape)
+        entries[name] = {"dtype": DTYPES[dtype][0], "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
@@ -182,43 +185,6 @@ def write_tensors(path: Path, tensors: Tensors, chunks: Iterable[Any]) -> Stored
     return StoredFile(path.name, rows, size, digest.hexdigest())
 
 
-@dataclass(frozen=True)
-class Span:
-    """Where a tensor lies in a file: `bytes` from `offset`, counted from the file's beginning."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    bytes: int
-
-
-def read_header(path: Path) -> dict[str, Span]:
-    """Read a safetensors header with bounds checks. Raises UserError naming the file."""
-    try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-                raise ValueError("no safetensors header")
-            entries = json.loads(stream.read(length))
-        spans, names = {}, {code: (name, number) for name, (code, number) in DTYPES.items()}
-        for name, entry in entries.items():
-            if name == "__metadata__":
-                continue
-            dtype, number = names[entry["dtype"]]
-            shape, (begin, end) = entry["shape"], entry["data_offsets"]
-            if not all(type(item) is int and item >= 0 for item in (*shape, begin, end)):
-                raise ValueError(f"header of {name}: not a count")
-            if end - begin != number * math.prod(shape) or 8 + length + end > size:
-                raise ValueError(f"header of {name}: outside of the file")
-            spans[name] = Span(dtype, tuple(shape), 8 + length + begin, end - begin)
-    except FileNotFoundError:
-        raise damaged(path, "missing") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise damaged(path, f"damaged ({error})") from error
-    return spans
-
-
 def check_size(folder: Path, file: StoredFile) -> None:
     """Compare a file's size with the manifest. Raises UserError naming the file."""
     path = folder / file.name
@@ -228,10 +194,16 @@ def check_size(folder: Path, file: StoredFile) -> None:
         raise damaged(path, f"{path.stat().st_size} bytes instead of {file.bytes}")
 
 
-def find_x(folder: Path, shard: StoredFile, manifest: Manifest) -> Span:
-    """Return where a shard's activations lie, after its size and header were checked. Raises UserError."""
+def find_x(folder: Path, shard: StoredFile, manifest: Manifest) -> int:
+    """Return at which byte of a shard its activations begin. Raises UserError if its size or header is not sound."""
     check_size(folder, shard)
-    span = read_header(folder / shard.name).get("x")
-    if span is None or span.dtype != manifest.dtype or span.shape != (shard.rows, manifest.width):
-        raise damaged(folder / shard.name, f"no x of {shard.rows} x {manifest.width} {manifest.dtype} in it")
-    return span
+    tensors = shard_tensors(shard.rows, manifest.width, manifest.dtype)
+    header = header_bytes(tensors)
+    path = folder / shard.name
+    try:
+        with path.open("rb") as stream:
+            if stream.read(len(header)) != header or shard.bytes != file_bytes(tensors):
+                raise ValueError(f"not a shard of {shard.rows} x {manifest.width} {manifest.dtype}")
+    except (OSError, ValueError) as error:
+        raise damaged(path, f"damaged ({error})") from error
+    return len(header) + 8 * shard.rows  # x comes after two int32 columns

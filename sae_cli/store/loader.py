@@ -5,7 +5,7 @@ import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ class _Group(NamedTuple):
     epoch: int
     number: int
     shards: list[StoredFile]
+    rows: int
     begin: int
 
 
@@ -45,8 +46,7 @@ class CacheReader:
         self.d_model = manifest.width
         self.fingerprint = manifest.fingerprint
         self.scale = math.sqrt(manifest.width / manifest.mean_squared_norm)
-        self.mean_D = torch.tensor(manifest.mean, dtype=torch.float32)
-        self.variance = manifest.variance
+        self.mean_D, self.variance = torch.tensor(manifest.mean, dtype=torch.float32), manifest.variance
         self.true_GD: torch.Tensor | None = None
         self.dtype: torch.dtype = getattr(torch, manifest.dtype)
         self._row_bytes = self.d_model * self.dtype.itemsize
@@ -92,26 +92,24 @@ class CacheReader:
 
     def _plan(self, row: int) -> Iterator[_Group]:
         """Yield the groups of the endless stream from the one that holds `row` on; nothing is read."""
-        epoch, begin = divmod(row, self.rows)
-        shards = self.manifest.train.shards
-        while True:
-            order = list(range(len(shards)))
+        first, begin = divmod(row, self.rows)
+        shards = stored = self.manifest.train.shards
+        for epoch in count(first):
             if self._groups > 1:
-                order = permutation(len(shards), self.data_seed, "shards", epoch).tolist()
+                order = permutation(len(stored), self.data_seed, "shards", epoch)
+                shards = [stored[index] for index in order.tolist()]
             # Even cuts of the shards' order: the groups differ by at most one shard.
             cuts = [len(shards) * index // self._groups for index in range(self._groups + 1)]
-            for index in range(self._groups):
-                group = [shards[shard] for shard in order[cuts[index] : cuts[index + 1]]]
+            for index, (low, high) in enumerate(pairwise(cuts)):
+                group = shards[low:high]
                 rows = sum(shard.rows for shard in group)
                 if begin < rows:
-                    yield _Group(epoch, index, group, begin)
+                    yield _Group(epoch, index, group, rows, begin)
                 begin = max(0, begin - rows)
-            epoch += 1
 
     def _order(self, group: _Group) -> torch.Tensor:
         """Return the order in which a group's rows are yielded, from its first wanted row on."""
-        rows = sum(shard.rows for shard in group.shards)
-        return permutation(rows, self.data_seed, "rows", group.epoch, group.number)[group.begin :]
+        return permutation(group.rows, self.data_seed, "rows", group.epoch, group.number)[group.begin :]
 
     def _mixed(self, row: int) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Yield (buffer_ND, order_N) by group, the next one being read meanwhile. A failure there is raised here."""
@@ -144,21 +142,16 @@ class CacheReader:
 
     def _load(self, group: _Group, buffer_ND: torch.Tensor, stop: threading.Event) -> torch.Tensor:
         """Read a group's shards one after another into the buffer."""
-        begin = 0
-        for shard in group.shards:
+        pieces = buffer_ND[: group.rows].split([shard.rows for shard in group.shards])
+        for shard, out_ND in zip(group.shards, pieces, strict=True):
             if not stop.is_set():
-                self._read(shard, 0, buffer_ND[begin : begin + shard.rows])
-                begin += shard.rows
+                self._read(shard, 0, out_ND)
         return buffer_ND
 
     def _read(self, shard: StoredFile, begin: int, out_ND: torch.Tensor) -> None:
         """Fill `out_ND` with a shard's rows from `begin` on. Raises UserError if the file is not sound."""
-        span = find_x(self.folder, shard, self.manifest)
-        target, done = bytes_of(out_ND), 0
-        with (self.folder / shard.name).open("rb", buffering=0) as stream:
-            stream.seek(span.offset + begin * self._row_bytes)
-            while done < len(target):
-                size = stream.readinto(target[done:])
-                if not size:
-                    raise damaged(self.folder / shard.name, "ends early")
-                done += size
+        offset = find_x(self.folder, shard, self.manifest)
+        with (self.folder / shard.name).open("rb") as stream:
+            stream.seek(offset + begin * self._row_bytes)
+            if stream.readinto(bytes_of(out_ND)) != out_ND.nbytes:
+                raise damaged(self.folder / shard.name, "ends early")

@@ -10,7 +10,7 @@ import torch
 from sae_cli.config.schema import CacheConfig
 from sae_cli.errors import UserError
 from sae_cli.sources import RowBlock, Split
-from sae_cli.store.format import Part, Tensors, bytes_of, shard_tensors, write_tensors
+from sae_cli.store.format import Part, bytes_of, shard_tensors, tokens_tensors, write_tensors
 from sae_cli.store.order import block_rows, permutation, row_limit, shard_rows
 
 _SUM_NUMBERS = 16_384
@@ -36,10 +36,8 @@ class PartWriter:
         self.folder, self.split, self.hook, self.width = folder, split, hook, width
         self.cache, self.state, self.save = cache, state, save
         self.limit = row_limit(split, cache)
-        most = block_rows(0, self.limit, width, cache)
-        self.x_ND = torch.empty(most, width, dtype=getattr(torch, cache.dtype))
-        self.context_N = torch.empty(most, dtype=torch.int32)
-        self.position_N = torch.empty(most, dtype=torch.int32)
+        columns = shard_tensors(block_rows(0, self.limit, width, cache), width, cache.dtype)
+        self.columns = {k: torch.empty(shape, dtype=getattr(torch, dtype)) for k, (dtype, shape) in columns.items()}
         self.filled = 0
         self.texts: list[RowBlock] = []
 
@@ -60,13 +58,13 @@ class PartWriter:
         assert begin >= 0, f"the source left out rows {self.next_row} to {block.start}"
         if block.tokens_CT is not None:
             self.texts.append(replace(block, x={}))
+        arrived = {"x": block.x[self.hook], "context": block.context_N, "position": block.position_N}
         while begin < rows and not self.full:
             size = block_rows(self.state.blocks, self.limit, self.width, self.cache)
             taken = min(size - self.filled, rows - begin)
             here, there = slice(self.filled, self.filled + taken), slice(begin, begin + taken)
-            self.x_ND[here] = block.x[self.hook][there]
-            self.context_N[here] = block.context_N[there]
-            self.position_N[here] = block.position_N[there]
+            for name, column in self.columns.items():
+                column[here] = arrived[name][there]
             self.filled, begin = self.filled + taken, begin + taken
             if self.filled == size:
                 self._store_block()
@@ -91,9 +89,9 @@ class PartWriter:
         order_N = permutation(self.filled, self.cache.seed, "write", self.split, state.blocks)
         for index_N in order_N.split(shard_rows(self.filled, self.width, self.cache)):
             path = self.folder / f"{self.split}-{len(state.shards):05d}.safetensors"
-            columns = (bytes_of(column[index_N]) for column in (self.context_N, self.position_N, self.x_ND))
+            columns = (bytes_of(column[index_N]) for column in self.columns.values())
             state.shards.append(write_tensors(path, shard_tensors(len(index_N), self.width, self.cache.dtype), columns))
-        self._store_tokens(int(self.context_N[: self.filled].max()) + 1)
+        self._store_tokens(int(self.columns["context"][: self.filled].max()) + 1)
         state.rows += self.filled
         state.blocks += 1
         self.filled = 0
@@ -104,7 +102,7 @@ class PartWriter:
 
         Raises UserError if a value is not finite in the dtype on disk.
         """
-        x_ND = self.x_ND[: self.filled]
+        x_ND = self.columns["x"][: self.filled]
         sum_D = np.array(self.state.sum_D or [0.0] * self.width)
         with np.errstate(invalid="ignore"):
             for piece in x_ND.split(max(1, _SUM_NUMBERS // self.width)):
@@ -113,9 +111,10 @@ class PartWriter:
                 self.state.sum_squares += float(np.square(piece_ND).sum())
         if not np.isfinite(self.state.sum_squares):
             row = int((~torch.isfinite(x_ND).all(dim=1)).nonzero()[0])
+            context, position = (int(self.columns[name][row]) for name in ("context", "position"))
             raise UserError(
                 f"cache.dtype={self.cache.dtype}: not finite at hook {self.hook}, {self.split} row "
-                f"{self.state.rows + row} (context {self.context_N[row]}, position {self.position_N[row]}); "
+                f"{self.state.rows + row} (context {context}, position {position}); "
                 "use cache.dtype=bfloat16 or float32, which hold larger values"
             )
         self.state.sum_D = sum_D.tolist()
@@ -125,14 +124,13 @@ class PartWriter:
         begin = sum(file.rows for file in self.state.tokens)
         if not self.texts or begin >= end:
             return
-        ids: dict[str, torch.Tensor] = {}
-        for name in ("tokens", "document"):
-            pieces = ((text.first_context, getattr(text, f"{name}_CT")) for text in self.texts)
-            ids[name] = torch.cat([ids_CT[max(0, begin - at) : max(0, end - at)].int() for at, ids_CT in pieces])
-        count, length = ids["tokens"].shape
+        ids: list[torch.Tensor] = []
+        for name in ("tokens_CT", "document_CT"):
+            pieces = ((text.first_context, getattr(text, name)) for text in self.texts)
+            ids.append(torch.cat([ids_CT[max(0, begin - at) : max(0, end - at)].int() for at, ids_CT in pieces]))
+        count = len(ids[0])
         assert count == end - begin, f"the source gave {count} texts for contexts {begin} to {end}"
-        tensors: Tensors = dict.fromkeys(ids, ("int32", (count, length)))
         path = self.folder / f"tokens-{self.split}-{len(self.state.tokens):05d}.safetensors"
-        self.state.tokens.append(write_tensors(path, tensors, map(bytes_of, ids.values())))
+        self.state.tokens.append(write_tensors(path, tokens_tensors(*ids[0].shape), map(bytes_of, ids)))
         # The text that came last may hold contexts whose rows belong to the next block.
         self.texts = self.texts[-1:]

@@ -32,6 +32,7 @@ from sae_cli.store.format import (
 from sae_cli.store.part import PartState, PartWriter
 
 log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]
 _TEXT_BYTES_PER_ROW = 9
 """Disk space set aside for the text: two int32 per token, and the tokens that give no row."""
 
@@ -73,17 +74,12 @@ class CacheWriter:
         data = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint}
         write_json(self.folder / PROGRESS, data | {split: asdict(state) for split, state in self.states.items()})
 
-    def part(self, split: Split) -> PartWriter:
-        """Return the writer of a part, at the first row that is not stored."""
-        return PartWriter(self.folder, split, self.hook, self.width, self.cache, self.states[split], self.save)
-
     def finish(self) -> None:
         """Write the manifest, then remove what only an unfinished cache needs."""
         train = self.states["train"]
         if not train.rows:
             raise UserError(f"{self.folder}: the source gives no training rows; give it more text or vectors")
-        mean_D = np.array(train.sum_D) / train.rows
-        mean_squared_norm = train.sum_squares / train.rows
+        mean_D, mean_squared_norm = np.array(train.sum_D) / train.rows, train.sum_squares / train.rows
         parts = {split: Part(state.rows, state.shards, state.tokens) for split, state in self.states.items()}
         Manifest(
             fingerprint=self.fingerprint,
@@ -103,10 +99,7 @@ class CacheWriter:
 
 
 def write_caches(
-    source: RowSource,
-    cache: CacheConfig,
-    folders: dict[str, Path],
-    progress: Callable[[int, int], None] | None = None,
+    source: RowSource, cache: CacheConfig, folders: dict[str, Path], progress: Progress | None = None
 ) -> None:
     """Write the cache of each hook to its folder, all in one pass; go on where an earlier call was interrupted.
 
@@ -135,12 +128,14 @@ def write_caches(
             ) from error
 
 
-def _write_part(
-    source: RowSource, split: Split, writers: list[CacheWriter], progress: Callable[[int, int], None]
-) -> None:
+def _write_part(source: RowSource, split: Split, writers: list[CacheWriter], progress: Progress) -> None:
     """Bring one part of all caches to its end, from the smallest progress on; who has a row already ignores it."""
-    parts = [writer.part(split) for writer in writers if not writer.states[split].complete]
     cache = writers[0].cache
+    parts = [
+        PartWriter(writer.folder, split, writer.hook, writer.width, cache, writer.states[split], writer.save)
+        for writer in writers
+        if not writer.states[split].complete
+    ]
     wanted = cache.tokens + cache.validation_tokens if cache.tokens else 0
     before = writers[0].states["validation"].rows if split == "train" else 0
     if not all(part.full for part in parts):
@@ -157,10 +152,9 @@ def _write_part(
 
 def _check_disk(writers: list[CacheWriter], cache: CacheConfig) -> None:
     """Raise UserError if what is still to be written does not fit. An open-ended cache cannot be checked."""
-    planned = sum(plan_bytes(writer.width, cache) for writer in writers)
     text = (cache.tokens + cache.validation_tokens) * _TEXT_BYTES_PER_ROW
     stored = sum(file.bytes for writer in writers for state in writer.states.values() for file in state.files())
-    needed = planned + text * len(writers) - stored
+    needed = sum(plan_bytes(writer.width, cache) + text for writer in writers) - stored
     free = shutil.disk_usage(writers[0].folder).free
     if cache.tokens and needed > free:
         raise UserError(

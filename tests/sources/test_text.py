@@ -109,6 +109,7 @@ def test_fingerprint_follows_contents_and_settings_not_the_folder(tmp_path):
         ("a.jsonl", b"", "holds no text"),
         ("a.jsonl", b'{"text": "\xff"}\n', "cannot read"),
         ("a.jsonl.gz", b"plain", "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}')[:10] + b"\xff" * 20, "cannot read"),
         ("a.parquet", b"plain", "cannot read"),
         ("a.csv", b"text\nx\n", "unknown kind of file"),
     ],

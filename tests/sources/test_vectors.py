@@ -74,6 +74,15 @@ def test_bfloat16_files_and_caches(folder, tmp_path):
     assert {tuple(row) for row in rows.tolist()} <= {tuple(row) for row in torch.from_numpy(X).bfloat16().tolist()}
 
 
+def test_files_of_either_byte_order(tmp_path):
+    parts = []
+    for order in "<>":
+        (tmp_path / order).mkdir()
+        np.save(tmp_path / order / "a.npy", X.astype(f"{order}f4"))
+        parts.append(stream(tmp_path / order, "train")[1])
+    assert torch.equal(*parts)
+
+
 def test_fingerprint_follows_contents(folder, tmp_path):
     prints = [rows_fingerprint(config_of(folder), "vectors"), VectorRows(config_of(folder)).fingerprint("vectors")]
     assert prints[0] == prints[1]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sae_cli.commands_run import ConfigDir, Json, Overrides
-from sae_cli.config.groups import GROUPS, choices, find, grid_files, header
+from sae_cli.config.groups import GROUPS, choices, find, header
 from sae_cli.config.keys import keys
 from sae_cli.console import emit, facts, table
 from sae_cli.errors import UserError, suggest
@@ -18,12 +18,12 @@ config_app = typer.Typer(no_args_is_help=True, help="Show and copy configuration
 
 
 @config_app.command()
-def show(overrides: Overrides = None, as_json: Json = False, config_dir: ConfigDir = None) -> None:
+def show(overrides: Overrides, as_json: Json = False, config_dir: ConfigDir = None) -> None:
     """Print the configuration that overrides resolve to."""
     from sae_cli.config.compose import compose
     from sae_cli.config.convert import to_dict, to_yaml
 
-    config = compose(overrides or [], config_dir)
+    config = compose(overrides, config_dir)
     if as_json:
         emit(to_dict(config))
     else:
@@ -40,8 +40,7 @@ def ls(
     names = [*GROUPS, "sweeps"]
     if group is not None and group not in names:
         raise UserError(f"{group}: no such group.{suggest(group, names)} There are: {', '.join(names)}")
-    listed = [group] if group else names
-    files = {name: grid_files() if name == "sweeps" else choices(name, config_dir) for name in listed}
+    files = {name: choices(name, config_dir) for name in ([group] if group else names)}
     if as_json:
         emit({name: {choice: header(path) for choice, path in found.items()} for name, found in files.items()})
         return
@@ -75,7 +74,7 @@ def cp(
 ) -> None:
     """Copy a shipped YAML file into your own configuration folder, to edit it there."""
     source = find(name)
-    group = name.partition("/")[0] if "/" in name else ""
+    group = name.rpartition("/")[0]
     target = folder / group / source.name
     if target.exists() and not force:
         raise UserError(f"{target} exists; --force replaces it")

@@ -93,10 +93,10 @@ def _settings(runs: list["RunDirectory"], words: list[str]) -> Any:
     from sae_cli.config.compose import compose
 
     for word in words:
-        if not word.startswith("eval.") and not word.startswith("eval="):
+        if not word.startswith(("eval.", "eval=")):
             raise UserError(f"{word}: `sae eval` takes overrides of eval.* only; training is done")
-    own = runs[0].config.eval
-    return compose([*(f"eval.{key}={value}" for key, value in asdict(own).items()), *words]).eval
+    own = asdict(runs[0].config.eval)
+    return compose([*(f"eval.{key}={value}" for key, value in own.items()), *words]).eval
 
 
 def _pick(result: dict[str, Any], keys: tuple[str, ...]) -> Any:

@@ -17,12 +17,10 @@ from sae_cli.errors import UserError
 if TYPE_CHECKING:
     from sae_cli.config.schema import Config
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Hydra overrides: GROUP=CHOICE or KEY=VALUE.", autocompletion=complete)
-]
+WORDS: dict[str, Any] = {"default_factory": list, "show_default": False, "autocompletion": complete}
+Overrides = Annotated[list[str], typer.Argument(help="Hydra overrides: GROUP=CHOICE or KEY=VALUE.", **WORDS)]
 Grid = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[FILE] [OVERRIDES]...", help="A grid file, values with commas.", autocompletion=complete),
+    list[str], typer.Argument(metavar="[FILE] [OVERRIDES]...", help="A grid file, values with commas.", **WORDS)
 ]
 Launcher = Annotated[
     str, typer.Option(help="basic | joblib | submitit_local | submitit_slurm; hydra.launcher.KEY=VALUE sets it up.")
@@ -35,21 +33,18 @@ ConfigDir = Annotated[
 ]
 
 
-def cache(
-    overrides: Overrides = None, dry_run: DryRun = False, as_json: Json = False, config_dir: ConfigDir = None
-) -> None:
+def cache(overrides: Overrides, dry_run: DryRun = False, as_json: Json = False, config_dir: ConfigDir = None) -> None:
     """Store activations on disk, or check them.
 
     `sae cache verify DIR...` reads stored caches and compares every hash.
     """
-    words = overrides or []
-    if words[:1] == ["verify"]:
-        _verify(words[1:], as_json)
+    if overrides[:1] == ["verify"]:
+        _verify(overrides[1:], as_json)
         return
     from sae_cli.config.compose import compose
     from sae_cli.sources.registry import ensure_cache, refuse_synthetic
 
-    config = compose(words, config_dir)
+    config = compose(overrides, config_dir)
     refuse_synthetic(config)
     if dry_run:
         plan = _cache_plan(config)
@@ -59,11 +54,12 @@ def cache(
     if as_json:
         emit({"folders": folders})
     else:
-        facts([*(("cache", folder) for folder in folders), ("next", shlex.join(["sae", "train", *words]))])
+        following = ["sae", "train", *overrides, *(["--config-dir", config_dir] if config_dir else [])]
+        facts([*(("cache", folder) for folder in folders), ("next", shlex.join(following))])
 
 
 def train(
-    overrides: Overrides = None,
+    overrides: Overrides,
     fresh: Fresh = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -76,15 +72,14 @@ def train(
     from sae_cli.config.compose import compose
     from sae_cli.training.execute import execute, plan_point
 
-    words = overrides or []
-    config = compose(words, config_dir)
+    config = compose(overrides, config_dir)
     plan = plan_point(config)
     if dry_run:
         _show_point(config, plan, as_json)
         return
     if not as_json:
         facts([("run", plan.folder)])
-    (outcome,) = execute([config], fresh=fresh, overrides=[words])
+    (outcome,) = execute([config], fresh=fresh, overrides=[overrides])
     if as_json:
         emit(asdict(outcome))
     elif outcome.state == "failed":
@@ -97,7 +92,7 @@ def train(
 
 
 def sweep(
-    overrides: Grid = None,
+    overrides: Grid,
     launcher: Launcher = "basic",
     dry_run: DryRun = False,
     fresh: Fresh = False,
@@ -111,9 +106,9 @@ def sweep(
     """
     from sae_cli.runs.sweep import run_sweep
 
-    options = [word for word in overrides or [] if word.startswith("hydra.")]
+    options = [word for word in overrides if word.startswith("hydra.")]
     result = run_sweep(
-        [word for word in overrides or [] if word not in options],
+        [word for word in overrides if word not in options],
         launcher=launcher,
         launcher_options=options,
         dry_run=dry_run,
@@ -155,8 +150,9 @@ def _show_point(config: "Config", plan: Any, as_json: bool) -> None:
         emit({"config": to_dict(config), **asdict(plan), **caches})
         return
     typer.echo(to_yaml(config))
-    facts([("run", plan.folder), ("state", plan.state), ("parameters", count(plan.parameters))])
-    facts([("memory", f"about {size(plan.memory_bytes)}")])
+    memory = f"about {size(plan.memory_bytes)}"
+    lines = [("run", plan.folder), ("state", plan.state), ("parameters", count(plan.parameters)), ("memory", memory)]
+    facts(lines)
     _print_cache_plan(caches)
 
 
@@ -166,10 +162,9 @@ def _cache_plan(config: "Config") -> dict[str, Any]:
 
     plan = [] if config.source.kind in SYNTHETIC else plan_cache(config)
     folder = Path(config.cache.dir).absolute()
-    while not folder.exists():
-        folder = folder.parent
+    disk = next(part for part in (folder, *folder.parents) if part.exists())
     needed = sum(part["bytes"] for part in plan if part["state"] != "done")
-    return {"caches": plan, "needed_bytes": needed, "free_disk_bytes": shutil.disk_usage(folder).free}
+    return {"caches": plan, "needed_bytes": needed, "free_disk_bytes": shutil.disk_usage(disk).free}
 
 
 def _print_cache_plan(plan: dict[str, Any]) -> None:
@@ -184,24 +179,21 @@ def _verify(words: list[str], as_json: bool) -> None:
 
     if not words:
         raise UserError("sae cache verify: give one or more cache folders")
-    folders: list[Path] = []
-    for word in words:
-        below = sorted(path.parent for path in Path(word).glob("**/manifest.json"))
+    folders = {word: sorted(file.parent for file in Path(word).glob("**/manifest.json")) for word in words}
+    for word, below in folders.items():
         if not below:
             raise UserError(f"{word}: no finished cache there (no manifest.json in it or below it)")
-        folders += below
-    found = {str(folder): verify(folder) for folder in folders}
+    found = {str(folder): verify(folder) for below in folders.values() for folder in below}
     if as_json:
         emit(found)
     else:
-        for folder, problems in found.items():
-            facts([("fail" if problems else "ok", folder), *(("", problem) for problem in problems)])
+        for name, problems in found.items():
+            facts([("fail" if problems else "ok", name), *(("", problem) for problem in problems)])
     _exit(any(found.values()), False)
 
 
 def _same_command() -> str:
-    once = ("--dry-run", "--fresh")
-    return shlex.join(["sae", *(word for word in sys.argv[1:] if word not in once)])
+    return shlex.join(["sae", *(word for word in sys.argv[1:] if word not in ("--dry-run", "--fresh"))])
 
 
 def _exit(failed: bool, interrupted: bool) -> None:

@@ -4,18 +4,21 @@ import importlib.util
 import netrc
 import os
 import platform
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlparse
 
+from packaging.specifiers import SpecifierSet
+
 from sae_cli.console import size
 
-PINNED = {"hydra-core": ((1, 3), (1, 4)), "omegaconf": ((2, 3), (2, 4)), "transformer-lens": ((4, 3), (5, 0))}
-"""Packages of which only some versions work: from the first up to, not including, the second."""
+PINNED = {"hydra-core": ">=1.3,<1.4", "omegaconf": ">=2.3,<2.4", "transformer-lens": ">=4.3,<5"}
+"""Packages of which only some versions work."""
 
 EXTRAS = {
     "gemma": "gguf",
@@ -25,6 +28,7 @@ EXTRAS = {
 """Optional extras and a module that each brings."""
 
 ASSETS = ("tiny/model.safetensors", "tiny/tokenizer.json", "wiki.jsonl.gz")
+MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass
@@ -40,50 +44,49 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Return the findings; a check that raises is itself a failure."""
-    return [_guarded(check) for check in (_packages, _torch, _precision, _config, _bundled, _wandb, _disk, _memory)]
+    findings = []
+    for check in (_packages, _torch, _precision, _config, _bundled, _wandb, _disk, _memory):
+        try:
+            found: Sequence[str] = check()
+        except Exception as error:
+            found = "fail", f"{type(error).__name__}: {error}", "pip install -U sae-cli"
+        findings.append(Finding(check.__name__[1:], *found))
+    return findings
 
 
-def _guarded(check: Callable[[], Finding]) -> Finding:
+def has_extra(extra: str) -> bool:
+    """Return whether an optional extra is installed."""
     try:
-        return check()
-    except Exception as error:
-        return Finding(check.__name__[1:], "fail", f"{type(error).__name__}: {error}", "pip install -U sae-cli")
-
-
-def _packages() -> Finding:
-    found = {name: metadata.version(name) for name in PINNED}
-    wrong = [
-        name
-        for name, (low, high) in PINNED.items()
-        if not low <= tuple(int(part) for part in found[name].split(".")[:2]) < high
-    ]
-    extras = [extra for extra, module in EXTRAS.items() if _installed(module)]
-    versions = ", ".join(f"{name} {version}" for name, version in found.items())
-    detail = f"Python {platform.python_version()}, {versions}; extras: {', '.join(extras) or 'none'}"
-    if wrong:
-        return Finding("packages", "fail", detail, f"other versions of {', '.join(wrong)}: pip install -U sae-cli")
-    return Finding("packages", "ok", detail)
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
+        return importlib.util.find_spec(EXTRAS[extra]) is not None
+    except ModuleNotFoundError:  # of the module's parent
         return False
 
 
-def _torch() -> Finding:
+def _packages() -> Sequence[str]:
+    found = {name: metadata.version(name) for name in PINNED}
+    wrong = [
+        name for name, wanted in PINNED.items() if not SpecifierSet(wanted).contains(found[name], prereleases=True)
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
+    extras = ", ".join(filter(has_extra, EXTRAS)) or "none"
+    detail = f"Python {platform.python_version()}, {versions}; extras: {extras}"
+    if wrong:
+        return "fail", detail, f"other versions of {', '.join(wrong)}: pip install -U sae-cli"
+    return "ok", detail
+
+
+def _torch() -> Sequence[str]:
     import torch
 
     if torch.cuda.is_available():
-        return Finding("torch", "ok", f"{torch.__version__}, {torch.cuda.get_device_name(0)}")
+        return "ok", f"{torch.__version__}, {torch.cuda.get_device_name(0)}"
     detail = f"{torch.__version__}, CPU only, {torch.get_num_threads()} threads"
     if shutil.which("nvidia-smi"):
-        return Finding("torch", "warn", detail, "there is an NVIDIA driver: install a CUDA build of torch")
-    return Finding("torch", "ok", detail)
+        return "warn", detail, "there is an NVIDIA driver: install a CUDA build of torch"
+    return "ok", detail
 
 
-def _precision() -> Finding:
+def _precision() -> Sequence[str]:
     import torch
 
     if torch.cuda.is_available():
@@ -91,25 +94,25 @@ def _precision() -> Finding:
     else:
         native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if native:
-        return Finding("precision", "ok", "bf16 products run natively")
-    return Finding("precision", "warn", "bf16 products are emulated and slow here", "train.precision=fp32")
+        return "ok", "bf16 products run natively"
+    return "warn", "bf16 products are emulated and slow here", "train.precision=fp32"
 
 
-def _config() -> Finding:
+def _config() -> Sequence[str]:
     from sae_cli.config.compose import compose
 
     config = compose([])
-    return Finding("config", "ok", f"the default is model={config.model.name} text={config.text.name}")
+    return "ok", f"the default is model={config.model.name} text={config.text.name}"
 
 
-def _bundled() -> Finding:
+def _bundled() -> Sequence[str]:
     missing = [name for name in ASSETS if not files("sae_cli.assets").joinpath(name).is_file()]
     if missing:
-        return Finding("bundled", "fail", f"missing: {', '.join(missing)}", "reinstall: pip install sae-cli")
-    return Finding("bundled", "ok", "model=tiny text=wiki work without a network")
+        return "fail", f"missing: {', '.join(missing)}", "reinstall: pip install sae-cli"
+    return "ok", "model=tiny text=wiki work without a network"
 
 
-def _wandb() -> Finding:
+def _wandb() -> Sequence[str]:
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     mode = os.environ.get("WANDB_MODE", "online")
     try:
@@ -117,25 +120,23 @@ def _wandb() -> Finding:
     except (OSError, netrc.NetrcParseError):
         logins = {}
     if mode != "online":
-        return Finding("wandb", "ok", f"WANDB_MODE={mode}")
+        return "ok", f"WANDB_MODE={mode}"
     if os.environ.get("WANDB_API_KEY") or host in logins:
-        return Finding("wandb", "ok", f"a key for {host} is at hand")
-    return Finding("wandb", "warn", "no key: runs are kept offline", "wandb login, or tracker=jsonl")
+        return "ok", f"a key for {host} is at hand"
+    return "warn", "no key: runs are kept offline", "wandb login, or tracker=jsonl"
 
 
-def _disk() -> Finding:
-    free = shutil.disk_usage(Path.cwd()).free
-    return _amount("disk", free, 5e9, 5e8, "put caches elsewhere: cache.dir=/another/disk")
+def _disk() -> Sequence[str]:
+    return _amount(shutil.disk_usage(Path.cwd()).free, 5e9, 5e8, "put caches elsewhere: cache.dir=/another/disk")
 
 
-def _memory() -> Finding:
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    return _amount("memory", free, 6e9, 2e9, "lower cache.mix_bytes, cache.shuffle_bytes, train.batch")
+def _memory() -> Sequence[str]:
+    found = re.search(r"MemAvailable: *(\d+) kB", MEMINFO.read_text()) if MEMINFO.exists() else None
+    if not found:
+        return "ok", "free memory is not known on this system"
+    return _amount(int(found[1]) * 1024, 6e9, 2e9, "lower cache.mix_bytes, cache.shuffle_bytes, train.batch")
 
 
-def _amount(name: str, free: int, enough: float, little: float, fix: str) -> Finding:
+def _amount(free: int, enough: float, little: float, fix: str) -> Sequence[str]:
     state = "ok" if free >= enough else "warn" if free >= little else "fail"
-    return Finding(name, state, f"{size(free)} free", "" if state == "ok" else fix)
+    return state, f"{size(free)} free", "" if state == "ok" else fix

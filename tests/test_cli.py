@@ -193,6 +193,8 @@ def test_cache_makes_plans_and_verifies(monkeypatch: pytest.MonkeyPatch, tmp_pat
     made = sae("cache", "model=tiny", "text=wiki").stdout
     assert "caches/x" in made
     assert "sae train model=tiny text=wiki" in made
+    (tmp_path / "own/sae").mkdir(parents=True)
+    assert f"sae train --config-dir {tmp_path}/own" in sae("cache", "--config-dir", f"{tmp_path}/own").stdout
     plan = sae("cache", "--dry-run").stdout
     assert "2000000" in plan
     assert "2.0 MB" in plan

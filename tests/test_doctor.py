@@ -48,6 +48,15 @@ def test_free_disk(monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> No
     assert by_name()["disk"].state == state
 
 
+def test_free_memory_that_the_system_does_not_tell_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "MEMINFO", tmp_path / "meminfo")
+    assert by_name()["memory"].state == "ok"
+    doctor.MEMINFO.write_text("MemFree: 1 kB\nMemAvailable:    3000000 kB\n")
+    assert (by_name()["memory"].state, by_name()["memory"].detail) == ("warn", "3.1 GB free")
+
+
 def test_missing_assets_and_broken_checks_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> int:
         raise OSError("no meter")

@@ -3,7 +3,7 @@
 import typer
 
 from sae_cli.config.groups import GROUPS, choices
-from sae_cli.config.keys import keys
+from sae_cli.config.keys import by_name
 
 
 def complete(context: typer.Context, incomplete: str) -> list[str]:
@@ -19,7 +19,7 @@ def complete(context: typer.Context, incomplete: str) -> list[str]:
     key, equals, start = incomplete.partition("=")
     if equals:
         return [f"{key}={value}" for value in _values(key) if value.startswith(start)]
-    names = [*GROUPS, *(entry.name for entry in keys())]
+    names = [*GROUPS, *by_name()]
     return [f"{name}=" for name in names if name.startswith(incomplete)]
 
 
@@ -28,5 +28,5 @@ def _values(key: str) -> list[str]:
         return list(choices(key))
     from sae_cli.config.check import ALLOWED
 
-    kinds = {entry.name: entry.type for entry in keys()}
-    return list(ALLOWED.get(key, ("true", "false") if kinds.get(key) == "bool" else ()))
+    switch = key in by_name() and by_name()[key].type == "bool"
+    return list(ALLOWED.get(key, ("true", "false") if switch else ()))

@@ -2,8 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import hydra
@@ -18,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sae_cli.config.check import check, value_problems
 from sae_cli.config.convert import from_dict, one_line, problem_with, unknown_key
-from sae_cli.config.groups import GROUPS, choices, find, user_folder
+from sae_cli.config.groups import GROUPS, choices, shipped_folder, user_folder
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError, suggest
 
@@ -27,7 +25,7 @@ VERSION_BASE = "1.3"
 # config.yaml begins with `schema`, so Hydra knows every key and its type, and overrides need no `+`.
 ConfigStore.instance().store("schema", Config)
 # Hydra looks for the primary config before it reads hydra.searchpath; a user's folder has none of its own, as a rule.
-ConfigStore.instance().store("shipped", yaml.safe_load(find("config").read_text()))
+ConfigStore.instance().store("shipped", yaml.safe_load((shipped_folder() / "config.yaml").read_text()))
 
 
 def compose(overrides: list[str], config_dir: str | None = None) -> Config:
@@ -36,27 +34,27 @@ def compose(overrides: list[str], config_dir: str | None = None) -> Config:
     config_dir: the user's own folder of groups, searched before the shipped one.
     UserError lists all problems of the overrides and of the resulting values in one line.
     """
-    problems, accepted = _screen(overrides, config_dir)
+    problems = {word: problem for word in overrides if (problem := _problem(word, config_dir))}
     try:
-        config = from_dict(_compose(accepted, config_dir))
+        config = from_dict(_compose([word for word in overrides if word not in problems], config_dir))
     except UserError as error:
-        raise UserError("; ".join([*problems, str(error)])) from error
+        raise UserError("; ".join([*problems.values(), str(error)])) from error
     if problems:
         # Combinations are not judged here: they may only look wrong because an override was left out.
-        raise UserError("; ".join([*problems, *value_problems(config)]))
+        raise UserError("; ".join([*problems.values(), *value_problems(config)]))
     check(config)
     return config
 
 
-def expand(overrides: list[str]) -> list[list[str]]:
+def expand(overrides: list[str], config_dir: str | None = None) -> list[list[str]]:
     """Return the grid of overrides in Hydra's grammar: `["a=1,2", "b=3"]` gives `[["a=1", "b=3"], ["a=2", "b=3"]]`.
 
     Choices (`1,2`, `choice(..)`), `range(..)` and `glob(..)` over a group are expanded; the last key varies fastest.
     """
-    return [list(point) for point in itertools.product(*(_values(word) for word in overrides))]
+    return [list(point) for point in itertools.product(*(_values(word, config_dir) for word in overrides))]
 
 
-def _values(word: str) -> list[str]:
+def _values(word: str, config_dir: str | None) -> list[str]:
     override = _parse(word)
     if not override.is_sweep_override():
         return [word]
@@ -64,9 +62,9 @@ def _values(word: str) -> list[str]:
         raise UserError(f"{word}: an interval has no grid; write range(start,stop,step) or the values")
     value: Any = override.value()
     if isinstance(value, Glob):
-        values: Iterator[str] = iter(value.filter(list(choices(override.key_or_group))))
+        values = value.filter(list(choices(override.key_or_group, config_dir)))
     else:
-        values = override.sweep_string_iterator()
+        values = list(override.sweep_string_iterator())
     return [f"{override.get_key_element()}={value}" for value in values]
 
 
@@ -81,21 +79,12 @@ def _parse(word: str) -> Override:
         raise UserError(f"{word}: not a valid override ({reason}); {hint}") from error
 
 
-def _screen(overrides: list[str], config_dir: str | None) -> tuple[list[str], list[str]]:
-    problems, accepted = [], []
-    for word in overrides:
-        try:
-            problem = _problem(_parse(word), config_dir)
-        except UserError as error:
-            problem = str(error)
-        if problem:
-            problems.append(problem)
-        else:
-            accepted.append(word)
-    return problems, accepted
-
-
-def _problem(override: Override, config_dir: str | None) -> str:
+def _problem(word: str, config_dir: str | None) -> str:
+    """Return what is wrong with an override, or an empty string."""
+    try:
+        override = _parse(word)
+    except UserError as error:
+        return str(error)
     key, value = override.key_or_group, override.value()
     if override.package is not None:
         return f"{override.input_line}: packages (@) are not supported"
@@ -119,31 +108,20 @@ def _problem(override: Override, config_dir: str | None) -> str:
 
 
 def _compose(overrides: list[str], config_dir: str | None) -> dict[str, Any]:
+    # The user's folder is the primary one, so that a copied and edited file wins over the shipped one.
+    folder = user_folder(config_dir) if config_dir else shipped_folder()
+    primary = "config" if (folder / "config.yaml").exists() else "shipped"
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with _initialized(config_dir) as (primary, search):
-            composed = hydra.compose(primary, [*overrides, *search])
+        with hydra.initialize_config_dir(str(folder), version_base=VERSION_BASE):
+            composed = hydra.compose(primary, [*overrides, "hydra.searchpath=[pkg://sae_cli.conf]"])
             return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_reason(error)) from error
     finally:
         # A job of a Hydra application may compose too, and its own state must survive.
         GlobalHydra.instance().hydra = outer
-
-
-@contextmanager
-def _initialized(config_dir: str | None) -> Iterator[tuple[str, list[str]]]:
-    """Set up Hydra; give the name of the primary config and the overrides that Hydra needs to find the rest."""
-    if config_dir is None:
-        with hydra.initialize_config_module("sae_cli.conf", version_base=VERSION_BASE):
-            yield "config", []
-        return
-    # The user's folder is the primary one, so that a copied and edited file wins over the shipped one.
-    folder = user_folder(config_dir)
-    with hydra.initialize_config_dir(str(folder), version_base=VERSION_BASE):
-        primary = "config" if (folder / "config.yaml").exists() else "shipped"
-        yield primary, ["hydra.searchpath=[pkg://sae_cli.conf]"]
 
 
 def _reason(error: BaseException) -> str:

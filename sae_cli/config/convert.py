@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sae_cli.config.groups import GROUPS
-from sae_cli.config.keys import keys
+from sae_cli.config.keys import by_name
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError, suggest
 
@@ -42,7 +42,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), data)
-        problems = [f"{key} is not set: {_text(key)}" for key in sorted(OmegaConf.missing_keys(merged))]
+        problems = [f"{key} is not set: {by_name()[key].text}" for key in sorted(OmegaConf.missing_keys(merged))]
     except (OmegaConfBaseException, ValueError):
         # The merge stops at the first problem; leaf by leaf all of them are found.
         problems = [problem for key, value in _leaves(data) if (problem := problem_with(key, value))]
@@ -72,26 +72,24 @@ def load_config(path: Path) -> Config:
 
 def problem_with(key: str, value: Any) -> str:
     """Return why `key` cannot hold `value`: unknown key or wrong type; an empty string if it can."""
-    kinds = {entry.name: entry.type for entry in keys()}
-    if key not in kinds:
+    if key not in by_name():
         return unknown_key(key)
     try:
         OmegaConf.update(_scratch(), key, value)
     except (OmegaConfBaseException, ValueError):
-        kind = kinds[key]
+        kind = by_name()[key].type
         whole = kind == "int" and isinstance(value, float) and value.is_integer()
         wanted = KINDS.get(kind, f"a list, such as {key}=[0.25,0.5]")
         return f"{key}={value} is not {wanted}" + (f": write {key}={int(value)}" if whole else "")
     return ""
 
 
-def unknown_key(key: str, groups: Iterable[str] = GROUPS) -> str:
+def unknown_key(key: str) -> str:
     """Return the line for a key that does not exist, with the nearest keys and groups."""
-    names = [entry.name for entry in keys()]
-    inside = [name for name in names if name.startswith(f"{key}.")]
-    if inside:
+    names = list(by_name())
+    if inside := [name for name in names if name.startswith(f"{key}.")]:
         return f"{key} is a section: set one of its keys, such as {inside[0]}"
-    return f"unknown key {key}.{suggest(key, [*names, *groups]) or ' `sae config keys` lists all keys'}"
+    return f"unknown key {key}.{suggest(key, [*names, *GROUPS]) or ' `sae config keys` lists all keys'}"
 
 
 def one_line(error: BaseException) -> str:
@@ -103,10 +101,6 @@ def one_line(error: BaseException) -> str:
 def _scratch() -> Any:
     """Return a typed config to try values on; what it holds does not matter."""
     return OmegaConf.structured(Config)
-
-
-def _text(key: str) -> str:
-    return next(entry.text for entry in keys() if entry.name == key)
 
 
 def _leaves(data: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

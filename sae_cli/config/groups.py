@@ -5,23 +5,12 @@ from pathlib import Path
 
 from sae_cli.errors import UserError, suggest
 
-GROUPS = (
-    "model",
-    "text",
-    "source",
-    "sae",
-    "sparsity",
-    "orthogonality",
-    "train",
-    "tracker",
-    "eval",
-    "experiment",
-)
+GROUPS = ("model", "text", "source", "sae", "sparsity", "orthogonality", "train", "tracker", "eval", "experiment")
 
 
 def shipped_folder(package: str = "sae_cli.conf") -> Path:
     """Return the folder of the shipped YAML files, in a checkout as in an installation."""
-    return Path(str(files(package).joinpath("__init__.py"))).parent
+    return Path(str(files(package)))
 
 
 def user_folder(config_dir: str) -> Path:
@@ -35,19 +24,20 @@ def user_folder(config_dir: str) -> Path:
 
 
 def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
-    """Return the files of a group by name; the user's own come first and replace shipped ones of the same name."""
+    """Return the files of a group, or of `sweeps`, by name; the user's own replace shipped ones of the same name."""
+    if group == "sweeps":
+        return grid_files()
     folders = [shipped_folder()] + ([user_folder(config_dir)] if config_dir else [])
     found = {path.stem: path for folder in folders for path in sorted((folder / group).glob("*.yaml"))}
     return dict(sorted(found.items()))
 
 
-def find(name: str, config_dir: str | None = None) -> Path:
-    """Return the file of `group/choice`, `sweeps/file` or `config`. UserError with near names if there is none."""
-    if name in ("config", "config.yaml"):
+def find(name: str) -> Path:
+    """Return the shipped file of `group/choice`, `sweeps/file` or `config`. UserError names the near ones."""
+    group, _, choice = name.removesuffix(".yaml").partition("/")
+    if (group, choice) == ("config", ""):
         return shipped_folder() / "config.yaml"
-    group, _, choice = name.partition("/")
-    choice = choice.removesuffix(".yaml")
-    options = grid_files() if group == "sweeps" else choices(group, config_dir) if group in GROUPS else {}
+    options = choices(group) if group in (*GROUPS, "sweeps") else {}
     if choice in options:
         return options[choice]
     if options:

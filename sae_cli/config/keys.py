@@ -1,8 +1,11 @@
 """The key reference, read from the docstrings in schema.py without importing it."""
 
 import ast
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -28,33 +31,30 @@ class Key:
 
 
 @cache
-def keys() -> tuple[Key, ...]:
-    """Return every key in the order of the schema."""
+def by_name() -> dict[str, Key]:
+    """Return every key by its name, in the order of the schema."""
     tree = ast.parse(Path(__file__).with_name("schema.py").read_text())
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    per_member: tuple[str, ...] = ()
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PER_MEMBER":
-            per_member = ast.literal_eval(node.value)
-    return tuple(_fields("", classes["Config"], classes, per_member))
+    constants = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    per_member = ast.literal_eval(constants["PER_MEMBER"])
+
+    def fields(section: ast.ClassDef, prefix: str) -> Iterator[Key]:
+        for field, after in pairwise(section.body):
+            if not isinstance(field, ast.AnnAssign):
+                continue
+            name, kind = prefix + ast.unparse(field.target), ast.unparse(field.annotation)
+            if kind in classes:
+                yield from fields(classes[kind], f"{name}.")
+            else:
+                text = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
+                yield Key(name, kind, _default(field.value), " ".join(text.split()), name in per_member)
+
+    return {key.name: key for key in fields(classes["Config"], "")}
 
 
-def _fields(
-    prefix: str, node: ast.ClassDef, classes: dict[str, ast.ClassDef], per_member: tuple[str, ...]
-) -> list[Key]:
-    found: list[Key] = []
-    for field, after in zip(node.body, [*node.body[1:], None], strict=True):
-        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
-            continue
-        name, kind = prefix + field.target.id, ast.unparse(field.annotation)
-        if kind in classes:
-            found += _fields(f"{name}.", classes[kind], classes, per_member)
-            continue
-        text = ""
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            text = " ".join(str(after.value.value).split())
-        found.append(Key(name, kind, _default(field.value), text, name in per_member))
-    return found
+def keys() -> tuple[Key, ...]:
+    """Return every key in the order of the schema."""
+    return tuple(by_name().values())
 
 
 def _default(value: ast.expr | None) -> str | None:
@@ -63,6 +63,4 @@ def _default(value: ast.expr | None) -> str | None:
     if isinstance(value, ast.Call):
         return "[]"
     literal = ast.literal_eval(value)
-    if isinstance(literal, bool):
-        return str(literal).lower()
-    return '""' if literal == "" else str(literal)
+    return literal if literal and isinstance(literal, str) else json.dumps(literal)

@@ -1,12 +1,12 @@
 """Grid files that both `sae sweep FILE` and `wandb sweep FILE` accept."""
 
 import itertools
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sae_cli.config.groups import grid_files
 from sae_cli.errors import UserError, suggest
 
 KNOWN = ("program", "method", "parameters", "command", "name", "description", "project", "entity", "metric")
@@ -18,12 +18,11 @@ def find_grid_file(word: str) -> Path:
     path = Path(word)
     if path.is_file():
         return path
-    shipped = {entry.name: entry for entry in resources.files("sae_cli.sweeps").iterdir() if entry.name[-5:] == ".yaml"}
-    name = path.name if path.suffix == ".yaml" else f"{path.name}.yaml"
+    shipped = grid_files()
+    name = path.name.removesuffix(".yaml")
     if str(path.parent) in (".", "sweeps") and name in shipped:
-        return Path(str(shipped[name]))
-    names = [entry[:-5] for entry in sorted(shipped)]
-    raise UserError(f"{word}: no such grid file; shipped ones: {', '.join(names)}.{suggest(path.stem, names)}")
+        return shipped[name]
+    raise UserError(f"{word}: no such grid file; shipped ones: {', '.join(shipped)}.{suggest(path.stem, shipped)}")
 
 
 def read_grid_file(path: Path) -> list[list[str]]:
@@ -48,22 +47,18 @@ def read_grid_file(path: Path) -> list[list[str]]:
     parameters = data.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
         raise UserError(f"{path}: parameters: expected `key: {{values: [...]}}` entries")
-    axes = [
-        [f"{key}={_word(path, key, value)}" for value in _values(path, str(key), entry)]
-        for key, entry in parameters.items()
-    ]
+    axes = (_words(f"{path}: parameters.{key}", key, entry) for key, entry in parameters.items())
     return [list(point) for point in itertools.product(*axes)]
 
 
 def join_grids(outer: list[list[str]], inner: list[list[str]]) -> list[list[str]]:
     """Return every pair of points; a key of `inner` replaces the same key of `outer`."""
     points = []
-    for left in outer:
-        for right in inner:
-            given = {key_of(word) for word in right}
-            point = [word for word in left if key_of(word) not in given] + right
-            if point not in points:
-                points.append(point)
+    for left, right in itertools.product(outer, inner):
+        given = {key_of(word) for word in right}
+        point = [word for word in left if key_of(word) not in given] + right
+        if point not in points:
+            points.append(point)
     return points
 
 
@@ -72,17 +67,13 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _values(path: Path, key: str, entry: Any) -> list[Any]:
-    if not isinstance(entry, dict) or len(entry) != 1 or next(iter(entry)) not in ("value", "values"):
-        raise UserError(f"{path}: parameters.{key}: expected `values: [...]` or `value: ...`, nothing else")
-    if "value" in entry:
-        return [entry["value"]]
-    if not isinstance(entry["values"], list) or not entry["values"]:
-        raise UserError(f"{path}: parameters.{key}.values: expected a list with at least one value")
-    return entry["values"]
-
-
-def _word(path: Path, key: str, value: Any) -> str:
-    if isinstance(value, dict):
-        raise UserError(f"{path}: parameters.{key}: a value must be a number, a word or a list; nest with dots")
-    return "null" if value is None else str(value)
+def _words(place: str, key: str, entry: Any) -> list[str]:
+    """Return the overrides of one entry of `parameters`."""
+    if not isinstance(entry, dict) or list(entry) not in (["value"], ["values"]):
+        raise UserError(f"{place}: expected `values: [...]` or `value: ...`, nothing else")
+    values = entry.get("values", [entry.get("value")])
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{place}.values: expected a list with at least one value")
+    if any(isinstance(value, dict) for value in values):
+        raise UserError(f"{place}: a value must be a number, a word or a list; nest with dots")
+    return [f"{key}={'null' if value is None else value}" for value in values]

@@ -15,6 +15,7 @@ from typing import Any, cast
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from sae_cli.config.check import check
@@ -38,9 +39,9 @@ def multirun(files: list[Path], launcher: str, options: Sequence[str]) -> None:
     """
     words = [
         "--multirun",
-        "+stack=" + ",".join(_quote(str(path)) for path in files),
+        "+stack=" + ",".join(map(_quote, files)),
         f"hydra/launcher={launcher}",
-        f"hydra.sweep.dir={_quote(str(files[0].parent))}",
+        f"hydra.sweep.dir={_quote(files[0].parent)}",
         "hydra.sweep.subdir=.",
         "hydra.output_subdir=null",
         "hydra/job_logging=none",
@@ -61,11 +62,8 @@ def multirun(files: list[Path], launcher: str, options: Sequence[str]) -> None:
         sys.argv = arguments
 
 
-def _quote(text: str) -> str:
-    """Quote a string for Hydra's override grammar, in which only quotes, and backslashes before them, are escaped."""
-    if text.endswith("\\"):
-        raise UserError(f"{text}: a path must not end in a backslash")
-    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+def _quote(path: Path) -> str:
+    return QuotedString(str(path), Quote.single).with_quotes()
 
 
 def run_stack(path: Path) -> bool:

@@ -1,11 +1,8 @@
 """A sweep: points expanded, all checked before any starts, grouped into stacks, handed to Hydra's launchers."""
 
-import contextlib
-import importlib.util
 import logging
 import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 from sae_cli.config.compose import compose, expand
 from sae_cli.config.convert import to_dict
 from sae_cli.config.schema import Config
+from sae_cli.doctor import has_extra
 from sae_cli.errors import UserError, suggest
 from sae_cli.files import read_json, short_hash, write_json
 from sae_cli.runs.grid import find_grid_file, join_grids, key_of, read_grid_file
@@ -20,16 +18,13 @@ from sae_cli.runs.launch import multirun, result_path
 
 logger = logging.getLogger(__name__)
 
-LAUNCHERS: dict[str, tuple[str, str]] = {
-    "basic": ("hydra", ""),
-    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
-    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-}
-"""Hydra launchers: the module that must be there, and the extra that brings it."""
+LAUNCHERS = {"basic": "", "joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+"""Hydra launchers and the extra that brings each."""
 
 MAX_MEMBERS = 32
 """Members of one stack; larger groups are cut into several stacks."""
+
+LOST = {"state": "failed", "error": "no result: the job was killed, or still runs on its cluster"}
 
 
 @dataclass
@@ -59,13 +54,11 @@ class SweepResult:
     interrupted: bool = False
 
 
-@dataclass
-class _Stack:
-    rows: list[Row]
-    configs: list[Config]
+Stack = list[tuple[Row, Config]]
+"""The points of one job."""
 
 
-def read_points(words: list[str]) -> list[list[str]]:
+def read_points(words: list[str], config_dir: str | None = None) -> list[list[str]]:
     """Return each point's overrides for `[FILE.yaml] key=value ...`; values with commas span a grid.
 
     A key given on the line replaces the file's. A sweep from a file is named after it unless `name=` is given.
@@ -73,10 +66,9 @@ def read_points(words: list[str]) -> list[list[str]]:
     if not words:
         raise UserError("sweep: give a grid file or overrides with commas, such as sae=relu,prolu_ste")
     if "=" in words[0] or words[0].startswith("~"):
-        return expand(words)
+        return expand(words, config_dir)
     path = find_grid_file(words[0])
-    line = expand(words[1:])
-    points = join_grids(read_grid_file(path), line)
+    points = join_grids(read_grid_file(path), expand(words[1:], config_dir))
     return [p if any(key_of(word) == "name" for word in p) else [f"name={path.stem}", *p] for p in points]
 
 
@@ -86,7 +78,7 @@ def plan_sweep(
     fresh: bool = False,
     evaluate: bool = True,
     max_members: int = MAX_MEMBERS,
-) -> tuple[list[Row], list[_Stack]]:
+) -> tuple[list[Row], list[Stack]]:
     """Check every point and group those that are not done, or not evaluated, into stacks.
 
     Raises UserError with the problems of all points. Points with equal run ids count once. Members of a stack share
@@ -96,7 +88,7 @@ def plan_sweep(
 
     problems: dict[str, list[int]] = {}
     rows: dict[str, Row] = {}
-    groups: dict[tuple[str, int], _Stack] = {}
+    groups: dict[tuple[str, int], Stack] = {}
     for number, overrides in enumerate(points, start=1):
         try:
             config = compose(overrides, config_dir)
@@ -111,18 +103,18 @@ def plan_sweep(
         rows[plan.run_id] = row
         done = plan.state == "done" and (not evaluate or (plan.folder / "eval.json").exists())
         if fresh or not done:
-            group = groups.setdefault((plan.stack_key, step), _Stack([], []))
-            group.rows.append(row)
-            group.configs.append(config)
+            groups.setdefault((plan.stack_key, step), []).append((row, config))
     if problems:
-        raise UserError("; ".join(_problem_line(text, numbers, points) for text, numbers in problems.items()))
-    stacks = []
-    for group in groups.values():
-        for start in range(0, len(group.rows), max_members):
-            part = slice(start, start + max_members)
-            stacks.append(_Stack(group.rows[part], group.configs[part]))
+        lines = []
+        for text, (first, *others) in problems.items():
+            more = f" and {len(others)} more" if others else ""
+            lines.append(f"point {first} ({' '.join(points[first - 1])}){more}: {text}")
+        raise UserError("; ".join(lines))
+    stacks = [
+        group[start : start + max_members] for group in groups.values() for start in range(0, len(group), max_members)
+    ]
     for index, stack in enumerate(stacks):
-        for row in stack.rows:
+        for row, _ in stack:
             row.stack = index
     return list(rows.values()), stacks
 
@@ -144,84 +136,54 @@ def run_sweep(
     point, the file or the launcher is wrong.
     """
     _check_launcher(launcher, launcher_options)
-    rows, stacks = plan_sweep(read_points(words), config_dir, fresh, evaluate)
-    result = SweepResult(rows, folder := rows[0].folder.parent)
+    rows, stacks = plan_sweep(read_points(words, config_dir), config_dir, fresh, evaluate)
+    result = SweepResult(rows, rows[0].folder.parent)
     if dry_run or not stacks:
         return result
-    files = [_write_stack(folder.absolute() / ".stacks", stack, fresh, evaluate) for stack in stacks]
+    files = [_write_stack(result.folder.absolute() / ".stacks", stack, fresh, evaluate) for stack in stacks]
+    # SIGTERM is Ctrl-C while no stack is training; a training stack has its own handler.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with _interrupt_at_sigterm():
-            multirun(files, launcher, launcher_options)
+        multirun(files, launcher, launcher_options)
     except KeyboardInterrupt:
         result.interrupted = True
         if launcher.startswith("submitit"):
             logger.warning("jobs that were submitted go on; `scancel` stops them, the same command shows their state")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     _read_results(files, stacks, result)
     return result
 
 
 def _check_launcher(launcher: str, options: Sequence[str]) -> None:
     if launcher not in LAUNCHERS:
-        hint = suggest(launcher, LAUNCHERS)
-        raise UserError(f"--launcher {launcher}: not one of {', '.join(LAUNCHERS)}.{hint}")
-    module, extra = LAUNCHERS[launcher]
-    try:
-        found = importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        found = False
-    if not found:
+        raise UserError(f"--launcher {launcher}: not one of {', '.join(LAUNCHERS)}.{suggest(launcher, LAUNCHERS)}")
+    extra = LAUNCHERS[launcher]
+    if extra and not has_extra(extra):
         raise UserError(f"--launcher {launcher} needs a plugin: pip install 'sae-cli[{extra}]'")
     for option in options:
         if not key_of(option).startswith("hydra.launcher.") or "=" not in option:
             raise UserError(f"launcher option {option}: write it as hydra.launcher.KEY=VALUE")
 
 
-def _problem_line(text: str, numbers: list[int], points: list[list[str]]) -> str:
-    more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
-    return f"point {numbers[0]} ({' '.join(points[numbers[0] - 1])}){more}: {text}"
-
-
-def _write_stack(folder: Path, stack: _Stack, fresh: bool, evaluate: bool) -> Path:
-    points = [
-        {"config": to_dict(config), "overrides": row.overrides}
-        for row, config in zip(stack.rows, stack.configs, strict=True)
-    ]
-    path = folder / f"{short_hash([row.run_id for row in stack.rows])}.json"
+def _write_stack(folder: Path, stack: Stack, fresh: bool, evaluate: bool) -> Path:
+    points = [{"config": to_dict(config), "overrides": row.overrides} for row, config in stack]
+    path = folder / f"{short_hash([row.run_id for row, _ in stack])}.json"
     result_path(path).unlink(missing_ok=True)
     write_json(path, {"fresh": fresh, "evaluate": evaluate, "points": points})
     return path
 
 
-def _read_results(files: list[Path], stacks: list[_Stack], result: SweepResult) -> None:
+def _read_results(files: list[Path], stacks: list[Stack], result: SweepResult) -> None:
     """Put the outcomes that jobs left beside their stack files into the rows."""
     for path, stack in zip(files, stacks, strict=True):
         outcomes: dict[str, Any] = read_json(result_path(path)) if result_path(path).exists() else {}
-        lost = {"state": "failed", "error": "no result: the job was killed, or still runs on its cluster"}
-        for row in stack.rows:
-            outcome = outcomes.get(row.run_id) or outcomes.get("")
-            if outcome is None:
-                if result.interrupted:
-                    continue
-                outcome = lost
+        for row, _ in stack:
+            outcome = outcomes.get(row.run_id) or outcomes.get("") or LOST
+            if outcome is LOST and result.interrupted:
+                continue
             row.state = "done" if outcome["state"] == "skipped" else outcome["state"]
             row.error = outcome["error"]
             if row.state == "failed":
                 result.failed.append(row)
             result.interrupted |= row.state == "interrupted"
-
-
-@contextlib.contextmanager
-def _interrupt_at_sigterm() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C while no stack is training; a training stack has its own handler."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -7,7 +7,6 @@ import os
 import threading
 import urllib.request
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -26,6 +25,7 @@ INIT_SECONDS = 6
 FINISH_SECONDS = 10
 """Longest wait for uploads at the end of an online run; all runs of a stack wait at the same time."""
 
+OFFLINE = "writing offline, `wandb sync` sends the runs later"
 _answers: list[str] = []
 """Empty until the server was asked; then why it takes no runs, or "". The other members need not wait for it again."""
 _said: set[str] = set()
@@ -66,10 +66,11 @@ class WandbTracker(Tracker):
         self._guard(lambda: self._run.log(dict(values), step=step))
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        finite = np.asarray(values, dtype=np.float64).ravel()
-        finite = finite[np.isfinite(finite)]
+        import wandb
+
+        finite = values[np.isfinite(values)].astype(np.float64)
         if finite.size:
-            self._guard(lambda: self._run.log({name: _histogram(finite)}, step=step))
+            self._guard(lambda: self._run.log({name: wandb.Histogram(finite, num_bins=64)}, step=step))
 
     def summary(self, values: dict[str, Any]) -> None:
         self._guard(lambda: self._run.summary.update(values))
@@ -78,12 +79,13 @@ class WandbTracker(Tracker):
         return {"wandb_id": self._id}
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        code = 0 if kind is None else 1
+        def finish() -> None:
+            self._guard(lambda: self._run.finish(exit_code=0 if kind is None else 1))
+
         if self._run.offline:
-            self._guard(lambda: self._run.finish(exit_code=code))
+            finish()
         else:
             # A thread that the interpreter waits for at exit: training goes on, and no upload is cut short.
-            finish = partial(self._guard, lambda: self._run.finish(exit_code=code))
             threading.Thread(target=finish, name=f"wandb-finish-{self._id}").start()
 
     def _guard(self, call: Callable[[], Any]) -> None:
@@ -115,7 +117,7 @@ def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, res
                 return WandbTracker(_init(arguments, mode))
             except Exception as problem:
                 _answers[:] = [_line(problem)]
-                _say(logging.WARNING, f"wandb: {_answers[0]}; writing offline, `wandb sync` sends the runs later")
+                _say(logging.WARNING, f"wandb: {_answers[0]}; {OFFLINE}")
                 if "id" in arguments:  # W&B's service holds the id of a run that failed to start
                     arguments["id"] += "-offline"
         return WandbTracker(_init(arguments, "offline"))
@@ -166,7 +168,7 @@ def _choose_mode(config: Config) -> Literal["online", "offline"]:
         if _answers == [""]:
             _say(logging.INFO, f"wandb: online at {server}")
         else:
-            _say(logging.WARNING, f"wandb: {server}: {_answers[0]}; writing offline, `wandb sync` sends the runs later")
+            _say(logging.WARNING, f"wandb: {server}: {_answers[0]}; {OFFLINE}")
     return "offline" if _answers[0] else "online"
 
 
@@ -216,12 +218,6 @@ def _init(arguments: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
         x_save_requirements=False,
     )
     return wandb.init(mode=mode, settings=settings, **arguments)
-
-
-def _histogram(values: np.ndarray) -> Any:
-    import wandb
-
-    return wandb.Histogram(np_histogram=np.histogram(values, bins=64))
 
 
 def _line(problem: Exception) -> str:

@@ -109,6 +109,11 @@ def test_a_user_folder_adds_and_replaces_choices(tmp_path: Path) -> None:
     assert (config.train.tokens, config.sae.latents, config.sparsity.kind) == (123_456, 77, "l1")
 
 
+def test_a_glob_sees_the_choices_of_a_user_folder(tmp_path: Path) -> None:
+    own(tmp_path, "sae/prolu_mine", "nonlinearity: prolu_ste\n")
+    assert ["sae=prolu_mine"] in expand(["sae=glob(prolu*)"], str(tmp_path))
+
+
 def test_a_user_folder_may_hold_its_own_config(tmp_path: Path) -> None:
     own(
         tmp_path,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sae_cli import doctor
 from sae_cli.errors import UserError
 from sae_cli.files import short_hash, write_json
 from sae_cli.runs import sweep
@@ -158,7 +159,7 @@ def test_equal_points_run_once(calls):
 
 def test_large_groups_are_cut_into_stacks(calls):
     rows, stacks = plan_sweep(read_points([*BASE, "seed=range(7)"]), max_members=3)
-    assert [len(stack.rows) for stack in stacks] == [3, 3, 1]
+    assert [len(stack) for stack in stacks] == [3, 3, 1]
     assert [row.stack for row in rows] == [0, 0, 0, 1, 1, 1, 2]
 
 
@@ -185,8 +186,7 @@ def test_odd_folder_names_reach_the_jobs(calls):
     ],
 )
 def test_launchers_that_cannot_work_are_refused_at_once(calls, monkeypatch, launcher, options, message):
-    absent = {key: ("missing.plugin", extra) for key, (_, extra) in sweep.LAUNCHERS.items() if extra}
-    monkeypatch.setattr(sweep, "LAUNCHERS", sweep.LAUNCHERS | absent)
+    monkeypatch.setattr(doctor, "EXTRAS", dict.fromkeys(doctor.EXTRAS, "missing.plugin"))
     with pytest.raises(UserError, match=message):
         run_sweep([*BASE, "seed=1,2"], launcher=launcher, launcher_options=options)
     assert calls == []

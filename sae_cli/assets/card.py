@@ -2,6 +2,7 @@
 
 import math
 import platform
+import re
 from pathlib import Path
 
 import torch
@@ -79,7 +80,6 @@ def write_card(
 def _machine() -> str:
     """Return the kind of processor, such as `AMD EPYC with AVX512-BF16`."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    bf16 = any("avx512_bf16" in line for line in lines)
-    return (names[0] if names else platform.machine()) + (" with AVX512-BF16" if bf16 else "")
+    text = info.read_text() if info.exists() else ""
+    name = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
+    return (name[1] if name else platform.machine()) + " with AVX512-BF16" * ("avx512_bf16" in text)

@@ -17,14 +17,8 @@ def write_wiki(summaries: Path, out: Path, largest: int = LARGEST) -> int:
     """
     records = sorted(json.loads(summaries.read_text(encoding="utf-8")).values(), key=lambda record: record["title"])
     lines = [json.dumps({"title": r["title"], "text": r["extract"]}, ensure_ascii=False) + "\n" for r in records]
-    data = _packed(lines)
-    while len(data) > largest:
+    # mtime=0: the time of packing is not part of the file, so that packing again changes nothing.
+    while len(data := gzip.compress("".join(lines).encode(), 9, mtime=0)) > largest:
         lines = lines[: int(len(lines) * min(0.99, largest / len(data)))]
-        data = _packed(lines)
     replace_atomically(out, data)
     return len(lines)
-
-
-def _packed(lines: list[str]) -> bytes:
-    # mtime=0: the time of packing is not part of the file, so that packing again changes nothing.
-    return gzip.compress("".join(lines).encode(), 9, mtime=0)

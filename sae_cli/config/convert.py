@@ -41,7 +41,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     UserError on unknown keys, wrong types and missing values, all of them in one line.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), data)
+        merged = OmegaConf.merge(_schema(), data)
         problems = [f"{key} is not set: {by_name()[key].text}" for key in sorted(OmegaConf.missing_keys(merged))]
     except (OmegaConfBaseException, ValueError):
         # The merge stops at the first problem; leaf by leaf all of them are found.
@@ -95,6 +95,12 @@ def unknown_key(key: str) -> str:
 def one_line(error: BaseException) -> str:
     """Return an error's text on one line."""
     return " ".join(str(error).split())
+
+
+@cache
+def _schema() -> Any:
+    """Return the typed config with its defaults; merging copies it."""
+    return OmegaConf.structured(Config)
 
 
 @cache

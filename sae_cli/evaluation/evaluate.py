@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -41,28 +40,29 @@ def evaluate(runs: list[RunDirectory], device: str = "auto", eval: EvalConfig | 
     UserError if none is left.
     """
     device = choose_device(device)
-    groups: dict[tuple, dict[Path, SAE]] = {}
-    configs: dict[tuple, Config] = {}
+    groups: dict[tuple, tuple[Config, EvalConfig, dict[Path, SAE]]] = {}
     for run in runs:
         try:
-            sae, config = _load(run), run.config
+            sae, config, fingerprint = _load(run), run.config, run.fingerprint
         except UserError as problem:
             log.warning("skipped %s: %s", run.path, problem)
             continue
         cache, settings = config.cache, eval or config.eval
-        key = (run.fingerprint, cache.dir, cache.tokens, cache.validation_tokens, *astuple(settings))
-        configs.setdefault(key, config)
-        groups.setdefault(key, {})[run.path] = sae
+        key = (fingerprint, cache.dir, cache.tokens, cache.validation_tokens, *astuple(settings))
+        groups.setdefault(key, (config, settings, {}))[-1][run.path] = sae
     if not groups:
         raise UserError(f"none of the {len(runs)} runs can be evaluated; finish them first with sae train or sae sweep")
     results = {}
-    with _exact_products(), torch.no_grad():
-        for key, saes in groups.items():
-            config = configs[key]
-            sections = _evaluate_group(list(saes.values()), config, eval or config.eval, device)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # Training may have allowed TF32.
+    try:
+        for config, settings, saes in groups.values():
+            sections = _evaluate_group(list(saes.values()), config, settings, device)
             for path, section in zip(saes, sections, strict=True):
                 write_json(path / "eval.json", section)
                 results[path] = {"run": str(path), **section}
+    finally:
+        torch.set_float32_matmul_precision(precision)
     return [results[run.path] for run in runs if run.path in results]
 
 
@@ -77,26 +77,29 @@ def _load(run: RunDirectory) -> SAE:
     return sae
 
 
+@torch.no_grad()
 def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, device: str) -> list[dict[str, Any]]:
     """Return the content of eval.json of each SAE; all were trained on the source of `config`."""
     source = open_source(config, device)
     saes = [sae.to(device) for sae in saes]
     log.info("evaluating %d SAEs on %s", len(saes), device)
-    sums = _reconstructions(saes, source, settings, device)
     sections: list[dict[str, Any]] = []
-    for sae, reconstruction in zip(saes, sums, strict=True):
-        sections.append(
-            {
-                "version": VERSION,
-                "rows": reconstruction.rows,
-                "reconstruction": reconstruction.metrics(),
-                "latents": reconstruction.latents(),
-                "biases": _biases(sae.b_enc_F),
-                "geometry": geometry(sae.W_dec_FD, reconstruction.fired_F > 0),
-            }
-        )
+    for sae, sums in zip(saes, _reconstructions(saes, source, settings, device), strict=True):
+        counts, edges = np.histogram(sae.b_enc_F.float().cpu().numpy(), bins=BIAS_BINS)
+        section = {
+            "version": VERSION,
+            "rows": sums.rows,
+            "reconstruction": sums.metrics(),
+            "latents": sums.latents(),
+            "biases": {
+                "negative": float((sae.b_enc_F < 0).double().mean()),
+                "histogram": {"edges": edges.astype(float).tolist(), "counts": counts.tolist()},
+            },
+            "geometry": geometry(sae.W_dec_FD, sums.fired_F > 0),
+        }
         if source.true_GD is not None:
-            sections[-1]["ground_truth"] = ground_truth(sae.W_dec_FD, source.true_GD.to(device))
+            section["ground_truth"] = ground_truth(sae.W_dec_FD, source.true_GD.to(device))
+        sections.append(section)
     if config.source.kind == "language_model" and settings.contexts:
         model = LanguageModel(config.model, device)
         tokens = _contexts(model, config, settings.contexts)
@@ -131,20 +134,14 @@ def _reconstructions(
 
 def _contexts(model: LanguageModel, config: Config, limit: int) -> Iterator[Tensor]:
     """Yield tokens (C, T) of the first `limit` validation contexts."""
-    left = limit
+    count = 0
     for batch in model.contexts(config.text, "validation"):
-        yield batch.tokens_CT[:left]
-        left -= min(left, len(batch.tokens_CT))
-        log.info("cross-entropy: %d contexts", limit - left)
-        if not left:
+        tokens_CT = batch.tokens_CT[: limit - count]
+        yield tokens_CT
+        count += len(tokens_CT)
+        log.info("cross-entropy: %d contexts", count)
+        if count == limit:
             return
-
-
-def _biases(b_enc_F: Tensor) -> dict[str, object]:
-    """Return the `biases` section, in units of the scaled input."""
-    counts, edges = np.histogram(b_enc_F.float().cpu().numpy(), bins=BIAS_BINS)
-    histogram = {"edges": edges.astype(float).tolist(), "counts": counts.tolist()}
-    return {"negative": float((b_enc_F < 0).double().mean()), "histogram": histogram}
 
 
 def finite(value: Any) -> Any:
@@ -154,14 +151,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Switch TF32 off, which training may have allowed."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)

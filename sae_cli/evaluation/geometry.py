@@ -70,10 +70,10 @@ def random_cosines(count: int, width: int) -> dict[str, float | None]:
     half = (width - 1) / 2
     tails = betaincinv(1, count - 1, np.array([0.5, 0.01]))
     median, p99 = (1 - 2 * betaincinv(half, half, tails)).tolist()
-    means = {k: float(1 - trapezoid(_largest_cdf(k, GRID, count, width), GRID)) for k in TOP if k < count}
+    tops = {f"top{k}": float(1 - trapezoid(_largest_cdf(k, GRID, count, width), GRID)) for k in TOP if k < count}
     absolute = float(np.exp(gammaln(width / 2) - gammaln((width + 1) / 2)) / np.sqrt(np.pi))
-    nearest = {"nearest_mean": means[1], "nearest_median": median, "nearest_p99": p99, "mean_abs": absolute}
-    return _empty(count) | nearest | {f"top{k}": mean for k, mean in means.items()}
+    nearest = {"nearest_mean": tops["top1"], "nearest_median": median, "nearest_p99": p99, "mean_abs": absolute}
+    return _empty(count) | nearest | tops
 
 
 def random_histogram(count: int, width: int) -> list[float]:

@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sae_cli.dictionary.artifact import SAE
 from sae_cli.evaluation.reconstruction import ratio
-
-if TYPE_CHECKING:
-    from sae_cli.sources.language_model import LanguageModel
+from sae_cli.sources.language_model import LanguageModel
 
 LOGITS = 2**26
 """Logits (positions x vocabulary) that exist at a time; bounds the contexts of a forward pass."""
@@ -24,7 +21,7 @@ Replacement = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def spliced_losses(
-    model: "LanguageModel",
+    model: LanguageModel,
     tokens: Iterable[Tensor],
     hook: str,
     saes: list[SAE],
@@ -43,7 +40,7 @@ def spliced_losses(
     if keep_first:
         replacements = [_keeping_first(replacement) for replacement in replacements]
     count, clean = 0, 0.0
-    losses, divergences = [0.0] * len(replacements), [0.0] * len(replacements)
+    losses, divergences = [0.0] * len(replacements), [0.0] * len(saes)
     for batch_CT in tokens:
         for tokens_CT in batch_CT.split(max(1, LOGITS // (batch_CT.shape[1] * model.vocabulary))):
             clean_NV = _log_probabilities(model.logits(tokens_CT))
@@ -54,30 +51,40 @@ def spliced_losses(
                 spliced_NV = _log_probabilities(model.logits(tokens_CT, hook, replacement))
                 losses[i] += _cross_entropy(spliced_NV, target_N)
                 if i >= len(ablations):
-                    divergences[i] += _divergence(clean_NV, spliced_NV)
-    zero, mean = losses[: len(ablations)]
-    pairs = list(zip(losses, divergences, strict=True))[len(ablations) :]
-    return [_section(count, clean, zero, mean, loss, divergence) for loss, divergence in pairs]
+                    divergences[i - len(ablations)] += _divergence(clean_NV, spliced_NV)
+    zero, mean, *spliced = losses
+    return [
+        {
+            "ce_clean": ratio(clean, count),
+            "ce_sae": ratio(loss, count),
+            "ce_zero": ratio(zero, count),
+            "ce_mean": ratio(mean, count),
+            "recovered_zero": ratio(zero - loss, zero - clean),
+            "recovered_mean": ratio(mean - loss, mean - clean),
+            "delta_nats": ratio(loss - clean, count),
+            "delta_bits": ratio(loss - clean, count) / math.log(2),
+            "kl": ratio(divergence, count),
+            "tokens": count,
+        }
+        for loss, divergence in zip(spliced, divergences, strict=True)
+    ]
 
 
 def _reconstruction(sae: SAE) -> Replacement:
     def replace(x_CTD: Tensor) -> Tensor:
-        x_ND = x_CTD.float().reshape(-1, x_CTD.shape[-1])
+        x_ND = x_CTD.float().flatten(0, 1)
         return sae.decode(sae.encode(x_ND)).to(x_CTD.dtype).reshape(x_CTD.shape)
 
     return replace
 
 
 def _keeping_first(replacement: Replacement) -> Replacement:
-    def replace(x_CTD: Tensor) -> Tensor:
-        return torch.cat([x_CTD[:, :1], replacement(x_CTD[:, 1:])], dim=1)
-
-    return replace
+    return lambda x_CTD: torch.cat([x_CTD[:, :1], replacement(x_CTD[:, 1:])], dim=1)
 
 
 def _log_probabilities(logits_CTV: Tensor) -> Tensor:
     """Return fp32 log-probabilities (N, V) of the positions that have a next token."""
-    logits_NV = logits_CTV[:, :-1].reshape(-1, logits_CTV.shape[-1]).float()
+    logits_NV = logits_CTV[:, :-1].flatten(0, 1).float()
     for part_NV in _chunks(logits_NV):
         part_NV -= part_NV.logsumexp(dim=1, keepdim=True)
     return logits_NV
@@ -96,19 +103,3 @@ def _divergence(clean_NV: Tensor, spliced_NV: Tensor) -> float:
 
 def _chunks(rows_NV: Tensor) -> tuple[Tensor, ...]:
     return rows_NV.split(max(1, CHUNK // rows_NV.shape[1]))
-
-
-def _section(count: int, clean: float, zero: float, mean: float, sae: float, divergence: float) -> dict[str, float]:
-    delta = ratio(sae - clean, count)
-    return {
-        "ce_clean": ratio(clean, count),
-        "ce_sae": ratio(sae, count),
-        "ce_zero": ratio(zero, count),
-        "ce_mean": ratio(mean, count),
-        "recovered_zero": ratio(zero - sae, zero - clean),
-        "recovered_mean": ratio(mean - sae, mean - clean),
-        "delta_nats": delta,
-        "delta_bits": delta / math.log(2),
-        "kl": ratio(divergence, count),
-        "tokens": count,
-    }

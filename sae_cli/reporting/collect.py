@@ -2,18 +2,15 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from sae_cli.config.convert import flat, load_config
-from sae_cli.config.schema import Config
+from sae_cli.config.convert import flat
 from sae_cli.errors import UserError
 from sae_cli.runs.directory import RunDirectory, find_runs
 
@@ -50,6 +47,7 @@ METRICS = (
 """The numbers of the report in the order of its table."""
 
 LABELS = {metric.name: metric.label for metric in METRICS}
+SHORT = {name: label.split(" (")[0] for name, label in LABELS.items()}
 
 HISTOGRAMS = ("geometry.histogram", "latents.density_histogram", "biases.histogram")
 HEATMAP = "ground_truth.heatmap"
@@ -76,10 +74,6 @@ class Point:
     metrics: dict[str, float] = field(default_factory=dict)
     """The METRICS that are known and finite."""
 
-    def section(self, where: str) -> Any:
-        """Return the value at a dotted place in eval.json, None where a part is missing."""
-        return at(self.evaluation, where)
-
 
 def at(data: Any, where: str) -> Any:
     """Return the value at a dotted place of nested dictionaries, None where a part is missing."""
@@ -98,11 +92,10 @@ def collect(folders: Sequence[Path]) -> list[Point]:
 
 def frame(points: list[Point]) -> pd.DataFrame:
     """One row per point: run_id, folder, state, error, every metric, then config.* (lists as JSON text)."""
-    rows: list[dict[str, Any]] = []
+    rows = []
     for point in points:
-        row: dict[str, Any] = {"run_id": point.run_id, "folder": point.folder, "state": point.state}
-        row |= {"error": point.error, "evaluated": bool(point.evaluation)}
-        row |= {metric.name: point.metrics.get(metric.name, math.nan) for metric in METRICS}
+        row: dict[str, Any] = {name: getattr(point, name) for name in ("run_id", "folder", "state", "error")}
+        row |= {"evaluated": bool(point.evaluation)} | dict.fromkeys(LABELS, math.nan) | point.metrics
         config = point.config.items()
         rows.append(row | {f"config.{key}": json.dumps(v) if isinstance(v, list) else v for key, v in config})
     return pd.DataFrame(rows)
@@ -131,7 +124,7 @@ def _read(run: RunDirectory) -> Point:
             problems.append(f"{name}: {error}".split("\n")[0])
             return kind()
 
-    point.config = attempt("config.yaml", dict, lambda: _config(run.path / "config.yaml"))
+    point.config = attempt("config.yaml", dict, lambda: flat(run.config))
     status = attempt("status.json", dict, lambda: run.status)
     lines = attempt("metrics.jsonl", list, run.metrics)
     point.evaluation = attempt("eval.json", dict, lambda: _evaluation(run))
@@ -143,7 +136,7 @@ def _read(run: RunDirectory) -> Point:
         point.state, point.error = "corrupt", "; ".join(problems)
     last = lines[-1] if lines else {}
     for metric in METRICS:
-        for value in (point.section(metric.where), last.get(metric.trained)):
+        for value in (at(point.evaluation, metric.where), last.get(metric.trained)):
             if isinstance(value, int | float) and math.isfinite(value):
                 point.metrics[metric.name] = float(value)
                 break
@@ -162,30 +155,3 @@ def _evaluation(run: RunDirectory) -> dict[str, Any]:
     if np.asarray(at(evaluation, HEATMAP) or [[]], dtype=float).ndim != 2:
         raise ValueError(f"{HEATMAP} is not a table")
     return evaluation
-
-
-def _config(file: Path) -> dict[str, Any]:
-    """Flat configuration of a run.
-
-    The strict merge takes 60 ms, half a minute for a large sweep: a file that already has every key of the schema
-    with the right type is taken as it is, and only others (older schemas, edited files) go through it.
-    """
-    data = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    leaves = dict(_leaves(data)) if isinstance(data, dict) else {}
-    defaults = _defaults()
-    if leaves.keys() == defaults.keys() and all(type(leaves[key]) is type(defaults[key]) for key in defaults):
-        return leaves
-    return flat(load_config(file))
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    return flat(Config())
-
-
-def _leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

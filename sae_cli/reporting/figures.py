@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from sae_cli.reporting.collect import HEATMAP, LABELS, METRICS, Point
-from sae_cli.reporting.groups import KIND, LAMBDA, WEIGHT, Groups, Series, non_dominated
+from sae_cli.reporting.collect import HEATMAP, LABELS, SHORT, Point, at
+from sae_cli.reporting.groups import KIND, LAMBDA, WEIGHT, Groups, non_dominated
 from sae_cli.reporting.look import NEUTRAL, SCALE, SHADE, marks, named
 
 FRONTIERS = {
@@ -29,6 +29,8 @@ CURVES = {
 }
 """Training curves: key of a metrics.jsonl line -> axis title."""
 HEATMAPS = ("fvu", "l0", "delta_ce", "nearest_cosine", "mcc")
+TRUTHS = 6
+"""Most heatmaps of true features."""
 CROWD = 60
 """Points of a frontier figure above which markers are smaller."""
 CURVE_POINTS, ALL_POINTS = 200, 30_000
@@ -40,11 +42,11 @@ def frontier(groups: Groups, name: str) -> tuple[go.Figure, list[Point]] | None:
 
     Non-dominated points are filled, the others hollow. None if no finished point has both metrics.
     """
-    x_name, y_name = FRONTIERS[name]
-    every = [point for one in groups.series for point in _finished(one, x_name, y_name)]
+    names = x_name, y_name = FRONTIERS[name]
+    every = [point for one in groups.series for point in one.done(*names)]
     if not every:
         return None
-    xs, ys = ([point.metrics[metric] for point in every] for metric in (x_name, y_name))
+    xs, ys = ([point.metrics[metric] for point in every] for metric in names)
     kept = non_dominated(xs, ys, upwards=y_name == "mcc")
     front = [point for point, keep in zip(every, kept, strict=True) if keep]
     best = {id(point) for point in front}
@@ -53,20 +55,20 @@ def frontier(groups: Groups, name: str) -> tuple[go.Figure, list[Point]] | None:
     steps = {"color": SHADE, "width": 8, "shape": "hv"}
     data = [_line([x for x, _ in edge], [y for _, y in edge], name="frontier", hoverinfo="skip", line=steps)]
     for one in groups.series:
-        if not (points := _finished(one, x_name, y_name)):
+        if not (points := one.done(*names)):
             continue
-        colour, symbol, dash = marks(groups, one.family, one.setting)
-        marker = {
-            "color": colour,
-            "line": {"width": 1.5, "color": colour},
-            "symbol": [symbol if id(point) in best else f"{symbol}-open" for point in points],
-            "size": [large if id(point) in best else small for point in points],
-        }
+        colour, symbol, dash = marks(groups, one)
+        x, y = ([point.metrics[metric] for point in points] for metric in names)
         trace = _line(
-            [point.metrics[x_name] for point in points],
-            [point.metrics[y_name] for point in points],
+            x,
+            y,
             line={"color": colour, "width": 1.3, "dash": dash},
-            marker=marker,
+            marker={
+                "color": colour,
+                "line": {"width": 1.5, "color": colour},
+                "symbol": [symbol if id(point) in best else f"{symbol}-open" for point in points],
+                "size": [large if id(point) in best else small for point in points],
+            },
             text=[describe(groups, point) for point in points],
             hovertemplate="%{text}<extra></extra>",
             customdata=[point.run_id for point in points],
@@ -83,64 +85,62 @@ def heatmaps(groups: Groups, metric: str) -> dict[str, go.Figure]:
     """
     cells: dict[str, dict[tuple[float, str], list[float]]] = {}
     for one in groups.series:
-        for point in _finished(one, metric):
+        for point in one.done(metric):
             cell = cells.setdefault(one.family, {})
             cell.setdefault((point.config[LAMBDA], one.setting), []).append(point.metrics[metric])
     means = {family: {key: float(np.mean(found)) for key, found in cell.items()} for family, cell in cells.items()}
     keys = {key for cell in means.values() for key in cell}
-    lambdas = sorted({value for value, _ in keys})
-    settings = [setting for setting in groups.settings if any(setting == name for _, name in keys)]
     if len(keys) < 2:
         return {}
+    lambdas = sorted({value for value, _ in keys})
+    settings = [setting for setting in groups.settings if any(setting == name for _, name in keys)]
     values = [value for cell in means.values() for value in cell.values()]
     crowded = len(lambdas) > 6
     figures = {}
     for family, mean in means.items():
-        trace = {
-            "type": "heatmap",
-            "z": [[mean.get((value, setting)) for value in lambdas] for setting in settings],
-            "x": [f"{value:g}" for value in lambdas],
-            "y": [escape(setting) for setting in settings],
-            "zmin": min(values),
-            "zmax": max(values),
-            "hoverongaps": False,
-            "xgap": 3,
-            "ygap": 3,
+        trace = _heatmap(
+            [[mean.get((value, setting)) for value in lambdas] for setting in settings],
+            min(values),
+            max(values),
+            f"lambda %{{x}}, %{{y}}<br>{LABELS[metric]} %{{z:.4~g}}<extra></extra>",
+            x=[f"{value:g}" for value in lambdas],
+            y=[escape(setting) for setting in settings],
+            hoverongaps=False,
+            xgap=3,
+            ygap=3,
             # Numbers where they fit into the cells, else a colour bar.
-            "texttemplate": "" if crowded else "%{z:.3r}",
-            "textfont": {"size": 13},
-            "hovertemplate": f"lambda %{{x}}, %{{y}}<br>{LABELS[metric]} %{{z:.4~g}}<extra></extra>",
-        }
+            texttemplate="" if crowded else "%{z:.3r}",
+            textfont={"size": 13},
+            showscale=crowded,
+        )
         plain = {"type": "category", "showgrid": False}
-        height = 74 + 52 * max(2, len(settings))
-        trace |= _SCALED | {"showscale": crowded}
-        figures[family] = _figure([trace], plain | {"title": "lambda"}, plain, height)
+        figures[family] = _figure([trace], plain | {"title": "lambda"}, plain, height=74 + 52 * max(2, len(settings)))
     return figures
 
 
 def curves(groups: Groups, key: str) -> go.Figure | None:
     """One training metric over the rows seen, one line per run; a stronger lambda is a stronger line."""
-    lambdas = sorted({point.config[LAMBDA] for one in groups.series for point in one.points})
-    most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, sum(len(one.points) for one in groups.series))))
+    members = [(one, point) for one in groups.series for point in one.points]
+    lambdas = sorted({point.config[LAMBDA] for _, point in members})
+    most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, len(members))))
     data: list[dict[str, Any]] = []
-    for one in groups.series:
-        colour, _, dash = marks(groups, one.family, one.setting)
-        for point in one.points:
-            if not {"tokens", key} <= set(point.curve):
-                continue
-            known = point.curve[["tokens", key]].to_numpy(np.float32)
-            known = known[np.isfinite(known).all(axis=1)]
-            x, y = known[np.unique(np.linspace(0, max(0, len(known) - 1), min(most, len(known))).round().astype(int))].T
-            rank = (lambdas.index(point.config[LAMBDA]) + 1) / len(lambdas)
-            trace = _line(
-                x,
-                y,
-                opacity=0.35 + 0.65 * rank,
-                line={"color": colour, "dash": dash, "width": 1.2 + rank},
-                hovertemplate=f"{escape(groups.label(point))}<br>%{{x:.3s}} rows: %{{y:.4~g}}<extra></extra>",
-                **named(groups, one, data),
-            )
-            data.append(trace)
+    for one, point in members:
+        if not {"tokens", key} <= set(point.curve):
+            continue
+        known = np.stack([point.curve[name].to_numpy(np.float32) for name in ("tokens", key)], axis=1)
+        known = known[np.isfinite(known).all(axis=1)]
+        x, y = known[np.unique(np.linspace(0, max(0, len(known) - 1), min(most, len(known))).round().astype(int))].T
+        rank = (lambdas.index(point.config[LAMBDA]) + 1) / len(lambdas)
+        colour, _, dash = marks(groups, one)
+        trace = _line(
+            x,
+            y,
+            opacity=0.35 + 0.65 * rank,
+            line={"color": colour, "dash": dash, "width": 1.2 + rank},
+            hovertemplate=f"{escape(groups.label(point))}<br>%{{x:.3s}} rows: %{{y:.4~g}}<extra></extra>",
+            **named(groups, one, data),
+        )
+        data.append(trace)
     values = [float(value) for trace in data for value in trace["y"]]
     return _figure(data, {"title": "rows seen in training"}, _axis(CURVES[key], values)) if data else None
 
@@ -150,13 +150,13 @@ def histogram(groups: Groups, where: str, counts: str, title: str, random: str =
     data: list[dict[str, Any]] = []
     baselines: dict[bytes, dict[str, Any]] = {}
     for one in groups.series:
-        colour, _, dash = marks(groups, one.family, one.setting)
+        colour, _, dash = marks(groups, one)
         for point in one.points:
-            found = point.section(where)
-            if not isinstance(found, dict) or not sum(found.get(counts) or []):
+            found = at(point.evaluation, where) or {}
+            if not sum(found.get(counts) or []):
                 continue
-            look = {"line": {"color": colour, "dash": dash, "width": 1.6}} | named(groups, one, data)
-            data.append(_density(found["edges"], found[counts], groups.label(point)) | look)
+            line = _density(found["edges"], found[counts], groups.label(point))
+            data.append(line | {"line": {"color": colour, "dash": dash, "width": 1.6}} | named(groups, one, data))
             if random in found:
                 curve = _density(found["edges"], found[random], "random directions")
                 look = {"name": "random directions", "fill": "tozeroy", "fillcolor": SHADE}
@@ -169,27 +169,21 @@ def histogram(groups: Groups, where: str, counts: str, title: str, random: str =
     return _figure(data, x_axis, {"title": "density of latents (area 1)", "rangemode": "tozero"})
 
 
-def truth(groups: Groups, most: int = 6) -> dict[str, go.Figure]:
+def truth(groups: Groups) -> dict[str, go.Figure]:
     """|cos| of true features (rows) with latents (columns) for the highest MCC of each nonlinearity and penalty."""
+    known = [(one, p) for one in groups.series for p in one.done("mcc") if at(p.evaluation, HEATMAP)]
+    known.sort(key=lambda pair: -pair[1].metrics["mcc"])
     best: dict[tuple[str, str], Point] = {}
-    for one in groups.series:
-        for point in _finished(one, "mcc"):
-            held = best.get((one.family, one.setting))
-            if point.section(HEATMAP) and (not held or held.metrics["mcc"] < point.metrics["mcc"]):
-                best[(one.family, one.setting)] = point
+    for one, point in known:
+        best.setdefault((one.family, one.setting), point)
     figures = {}
-    for point in sorted(best.values(), key=lambda point: -point.metrics["mcc"])[:most]:
-        trace: dict[str, Any] = {
-            "type": "heatmap",
-            "z": np.abs(np.array(point.section(HEATMAP), dtype=np.float32)),
-            "zmin": 0,
-            "zmax": 1,
-            "hovertemplate": "true feature %{y}, latent %{x}: |cos| %{z:.3f}<extra></extra>",
-        }
-        plain = {"showgrid": False, "zeroline": False, "tick0": 0, "dtick": max(1, max(trace["z"].shape) // 6)}
-        y_axis = plain | {"title": "true feature", "autorange": "reversed"}
-        figure = _figure([trace | _SCALED], plain | {"title": "latent, in matched order"}, y_axis)
-        figures[f"{groups.label(point)} · MCC {point.metrics['mcc']:.3f}"] = figure
+    for point in list(best.values())[:TRUTHS]:
+        size = np.abs(np.array(at(point.evaluation, HEATMAP), dtype=np.float32))
+        trace = _heatmap(size, 0, 1, "true feature %{y}, latent %{x}: |cos| %{z:.3f}<extra></extra>")
+        plain = {"showgrid": False, "zeroline": False, "tick0": 0, "dtick": max(1, max(size.shape) // 6)}
+        x, y = {"title": "latent, in matched order"}, {"title": "true feature", "autorange": "reversed"}
+        title = f"{groups.label(point)} · MCC {point.metrics['mcc']:.3f}"
+        figures[title] = _figure([trace], plain | x, plain | y)
     return figures
 
 
@@ -198,11 +192,7 @@ def describe(groups: Groups, point: Point) -> str:
     lines = [f"<b>{escape(groups.label(point))}</b>", f"run {escape(point.run_id)}"]
     plain = ("sae.nonlinearity", "sparsity.kind", LAMBDA, KIND, WEIGHT)
     lines += [f"{key} = {escape(str(point.config.get(key)))}" for key in groups.keys if key not in plain]
-    known = [metric for metric in METRICS if metric.name in point.metrics]
-    return "<br>".join(lines + [f"{metric.label.split(' (')[0]} {point.metrics[metric.name]:.4g}" for metric in known])
-
-
-_SCALED = {"colorscale": SCALE, "showscale": False}
+    return "<br>".join(lines + [f"{SHORT[name]} {value:.4g}" for name, value in point.metrics.items()])
 
 
 def _figure(data: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], height: int | None = None) -> go.Figure:
@@ -213,6 +203,11 @@ def _line(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, **lo
     return {"type": "scatter", "mode": "lines", "x": x, "y": y} | look
 
 
+def _heatmap(z: Any, low: float, high: float, hover: str, **look: Any) -> dict[str, Any]:
+    scale = {"zmin": low, "zmax": high, "colorscale": SCALE, "showscale": False}
+    return {"type": "heatmap", "z": z, "hovertemplate": hover} | scale | look
+
+
 def _density(edges: list[float], counts: list[float], label: str) -> dict[str, Any]:
     """A line through the middles of the bins whose area is 1."""
     edge, count = np.array(edges, dtype=float), np.array(counts, dtype=float)
@@ -220,10 +215,6 @@ def _density(edges: list[float], counts: list[float], label: str) -> dict[str, A
     hover = f"{escape(label)}<br>at %{{x:.3~g}}: %{{y:.3~g}}<extra></extra>"
     middle = (edge[1:] + edge[:-1]) / 2
     return _line(middle.astype(np.float32), density.astype(np.float32), hovertemplate=hover)
-
-
-def _finished(one: Series, *metrics: str) -> list[Point]:
-    return [point for point in one.points if point.state == "done" and all(m in point.metrics for m in metrics)]
 
 
 def _axis(title: str, values: Sequence[float]) -> dict[str, Any]:

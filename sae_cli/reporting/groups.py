@@ -27,6 +27,10 @@ class Series:
     rest: str
     points: list[Point]
 
+    def done(self, *metrics: str) -> list[Point]:
+        """Finished points that have all these metrics."""
+        return [point for point in self.points if point.state == "done" and all(m in point.metrics for m in metrics)]
+
 
 class Groups:
     """The series of a report, and the names by which its points go."""
@@ -82,14 +86,14 @@ def non_dominated(x: Iterable[float], y: Iterable[float], upwards: bool = False)
 
 def reference_l0(series: list[Series]) -> float:
     """The L0 that lies within the range of most series, the middle one on a log scale; NaN without two L0s."""
-    ranges = [(min(l0), max(l0)) for one in series if len(l0 := [value for value, _ in _ladder(one, "l0")]) > 1]
+    ladders = [ladder for one in series if len(ladder := _ladder(one, "l0")) > 1]
+    ranges = [(ladder[0][0], ladder[-1][0]) for ladder in ladders]
     ends = sorted({end for pair in ranges for end in pair})
-    middles = [math.sqrt(low * high) for low, high in pairwise(ends)]
-    if not middles:
-        return math.nan
-    cover = [sum(low <= middle <= high for low, high in ranges) for middle in middles]
-    best = [middle for middle, count in zip(middles, cover, strict=True) if count == max(cover)]
-    return best[len(best) // 2]
+    cover: dict[float, int] = {}
+    for middle in (math.sqrt(low * high) for low, high in pairwise(ends)):
+        cover[middle] = sum(low <= middle <= high for low, high in ranges)
+    best = [middle for middle, count in cover.items() if count == max(cover.values())]
+    return best[len(best) // 2] if best else math.nan
 
 
 def at_reference(groups: Groups, reference: float) -> list[dict[str, Any]]:
@@ -104,13 +108,13 @@ def at_reference(groups: Groups, reference: float) -> list[dict[str, Any]]:
         for name in COMPARED[1:]:
             values = [v for one in members if (v := _interpolate(_ladder(one, name), reference)) is not None]
             row |= {name: fmean(values), "series": len(values)} if values else {}
-        rows.append(row | {"points": sum(point.state == "done" for one in members for point in one.points)})
+        rows.append(row | {"points": sum(len(one.done()) for one in members)})
     return rows
 
 
 def penalty_effect(groups: Groups) -> list[dict[str, Any]]:
     """Each family and penalty against the same points without it: {metric: (without, with)}, means over the pairs."""
-    done = [(one, point) for one in groups.series for point in one.points if point.state == "done"]
+    done = [(one, point) for one in groups.series for point in one.done()]
     plain = {(s.family, s.rest, p.config[LAMBDA]): p for s, p in done if s.setting == OFF}
     pairs: dict[tuple[str, str], list[tuple[Point, Point]]] = {}
     for one, point in done:
@@ -129,8 +133,8 @@ def penalty_effect(groups: Groups) -> list[dict[str, Any]]:
 
 def _ladder(one: Series, name: str) -> list[tuple[float, float]]:
     """(L0, metric) of a series' finished points, in rising L0."""
-    done = [point.metrics for point in one.points if point.state == "done"]
-    return sorted((m["l0"], m[name]) for m in done if m.get("l0", 0) > 0 and name in m)
+    known = [point.metrics for point in one.done("l0", name)]
+    return sorted((metrics["l0"], metrics[name]) for metrics in known if metrics["l0"] > 0)
 
 
 def _interpolate(ladder: list[tuple[float, float]], reference: float) -> float | None:

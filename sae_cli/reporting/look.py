@@ -62,19 +62,17 @@ def theme(dark: bool) -> go.layout.Template:
     return go.layout.Template(layout=layout)
 
 
-def marks(groups: Groups, family: str, setting: str) -> tuple[str, str, str]:
-    """Colour of a nonlinearity; marker symbol and dash of a penalty."""
-    which = groups.settings.index(setting)
-    colour = COLOURS[groups.families.index(family) % len(COLOURS)]
+def marks(groups: Groups, one: Series) -> tuple[str, str, str]:
+    """Colour of a series' nonlinearity; marker symbol and dash of its penalty."""
+    which = groups.settings.index(one.setting)
+    colour = COLOURS[groups.families.index(one.family) % len(COLOURS)]
     return colour, list(SYMBOLS)[which % len(SYMBOLS)], DASHES[which % len(DASHES)]
 
 
 def legend(groups: Groups) -> str:
     """Buttons that explain colours and symbols, and switch them off and on everywhere."""
-    look = [marks(groups, family, setting) for family in groups.families for setting in groups.settings]
-    colours, symbols = (dict.fromkeys(one[part] for one in look) for part in (0, 1))
-    discs = [f" data-colour='{colour}'><circle r='6.5' fill='currentColor'/>" for colour in colours]
-    shapes = [f"><path d='{SYMBOLS[symbol]}' fill='currentColor'/>" for symbol in symbols]
+    discs = [f" data-colour='{colour}'><circle r='6.5' fill='currentColor'/>" for colour in COLOURS]
+    shapes = [f"><path d='{path}' fill='currentColor'/>" for path in SYMBOLS.values()]
     return "".join(
         f"<button class='chip' aria-pressed='true' data-{kind}='{index}'>"
         f"<svg viewBox='-8 -8 16 16' aria-hidden='true'{icons[index % len(icons)]}</svg>{escape(name)}</button>"

@@ -1,11 +1,10 @@
 """One self-contained HTML page about a set of runs, with the same numbers as parquet and JSON beside it."""
 
-import io
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
@@ -21,7 +20,7 @@ from sae_cli import __version__
 from sae_cli.errors import UserError
 from sae_cli.files import replace_atomically, write_json
 from sae_cli.reporting import figures
-from sae_cli.reporting.collect import NOT_SHOWN, Point, collect, frame
+from sae_cli.reporting.collect import NOT_SHOWN, SHORT, Point, collect, frame
 from sae_cli.reporting.groups import Groups
 from sae_cli.reporting.look import DARK, legend, theme
 from sae_cli.reporting.tables import effect_table, points_table, problems_table, reference_table
@@ -33,11 +32,6 @@ HEADINGS = {
     "l1_mse": ("L1 against MSE", "What the sparsity penalty itself trades; MSE is summed over the width."),
     "l0_mcc": ("L0 against MCC", "How well latents recover the true features; here high is good."),
 }
-SHORT = {
-    "l0": "L0", "fvu": "FVU", "delta_ce": "delta CE", "nearest_cosine": "nearest cosine", "mcc": "MCC", "loss": "loss",
-    "dead": "dead latents", "negative_biases": "negative biases",
-}  # fmt: skip
-
 HISTOGRAMS = (
     ("Nearest cosine", "geometry.histogram", "alive", "cosine of a direction with its nearest", "random"),
     ("Density", "latents.density_histogram", "counts", "log10 of the share of rows on which a latent fires"),
@@ -56,62 +50,68 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, 
     out = out or folders[0] / "report.html"
     if out.suffix != ".html":
         raise UserError(f"--out {out}: give a file name that ends in .html")
-    groups = Groups(points)
-    page, frontiers = _page(points, groups, " + ".join(folder.resolve().name for folder in folders))
+    page, frontiers = _page(points, " + ".join(folder.resolve().name for folder in folders))
     replace_atomically(out, page.encode())
-    table, buffer = frame(points), io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    replace_atomically(out.with_suffix(".parquet"), buffer.getvalue())
+    table = frame(points)
+    replace_atomically(out.with_suffix(".parquet"), table.to_parquet(index=False))
+    unfinished = [point for point in points if point.state != "done"]
     result = {
         "report": str(out),
         "parquet": str(out.with_suffix(".parquet")),
         "json": str(out.with_suffix(".json")),
         "points": len(points),
-        "done": sum(point.state == "done" for point in points),
-        "failed": [
-            {"run_id": point.run_id, "folder": point.folder, "state": point.state, "error": point.error}
-            for point in points
-            if point.state != "done"
-        ],
+        "done": len(points) - len(unfinished),
+        "failed": [{name: getattr(p, name) for name in ("run_id", "folder", "state", "error")} for p in unfinished],
         "frontiers": {name: [point.run_id for point in front] for name, front in frontiers.items()},
     }
-    write_json(out.with_suffix(".json"), result | {"table": _finite(table.to_dict("records"))})
+    finite = table.astype(object).where(table.notna() & ~table.isin([math.inf, -math.inf]), None)
+    write_json(out.with_suffix(".json"), result | {"table": finite.to_dict("records")})
     return result
 
 
-def _page(points: list[Point], groups: Groups, name: str) -> tuple[str, dict[str, list[Point]]]:
+def _page(points: list[Point], name: str) -> tuple[str, dict[str, list[Point]]]:
     """Return the page and the points on each frontier."""
+    groups = Groups(points)
     shown: dict[str, go.Figure] = {}
     frontiers: dict[str, list[Point]] = {}
-    cards = []
+    cards = ""
     for key, (heading, text) in HEADINGS.items():
         if found := figures.frontier(groups, key):
             shown[key], frontiers[key] = found
-            cards.append(_card(key, heading, text))
+            cards += _card(key, heading, text)
 
     def tabs(prefix: str, panes: dict[str, dict[str, go.Figure]]) -> str:
-        bodies = {}
-        for tab, grid in panes.items():
+        """Panes of which one is seen at a time; a single pane needs no buttons, an empty one is left out."""
+        buttons, grids = "", ""
+        panes = {tab: grid for tab, grid in panes.items() if grid}
+        for index, (tab, grid) in enumerate(panes.items()):
             keys = {title: f"{prefix} {tab} {title}" for title in grid}
             shown.update({keys[title]: one for title, one in grid.items()})
-            bodies[tab] = "".join(_card(keys[title], title, height=one.layout.height) for title, one in grid.items())
-        return _tabs(bodies)
+            bodies = "".join(_card(keys[title], title, height=one.layout.height) for title, one in grid.items())
+            buttons += f"<button aria-pressed='{str(not index).lower()}'>{escape(tab)}</button>"
+            grids += f"<div class='grid'{' hidden' * bool(index)}>{bodies}</div>"
+        choice = f"<div class=tabs>{buttons}</div>" if len(panes) > 1 else ""
+        return f"<div class='panes'>{choice}{grids}</div>" if panes else ""
 
-    trained = {SHORT[key]: {"": one} for key in figures.CURVES if (one := figures.curves(groups, key))}
-    maps = {SHORT[metric]: grid for metric in figures.HEATMAPS if (grid := figures.heatmaps(groups, metric))}
+    trained = {SHORT.get(key, key): {"": one} for key in figures.CURVES if (one := figures.curves(groups, key))}
+    maps = {SHORT[metric]: figures.heatmaps(groups, metric) for metric in figures.HEATMAPS}
     latents = {title: one for title, *where in HISTOGRAMS if (one := figures.histogram(groups, *where))}
+    random = [point.metrics["nearest_random"] for point in points if "nearest_random" in point.metrics]
+    would = f"; random directions would have {median(random):.3g}" if random else ""
+    count = sum(not point.evaluation for point in points)
+    rest = f"Not evaluated: {count}; what is shown of these comes from their last training line." if count else ""
     sections = [
         _section(
             "Frontiers",
             "One marker is one point; a line joins points that differ in lambda only. Filled markers are on the "
             "frontier (grey steps): no other point is at least as good on both axes. Hover for a point's settings, "
             "click to find it in the table.",
-            f"<div class='grid'>{''.join(cards)}</div>" if cards else "",
+            f"<div class='grid'>{cards}</div>" if cards else "",
         ),
         _section(
             "What the penalty does",
             "Each point against the same point without the penalty: same lambda, same everything else. Means over "
-            f"the pairs, without → with. The nearest cosine is the median over alive latents{_random(points)}.",
+            f"the pairs, without → with. The nearest cosine is the median over alive latents{would}.",
             effect_table(groups),
         ),
         _section("At equal L0", *reference_table(groups)),
@@ -122,23 +122,23 @@ def _page(points: list[Point], groups: Groups, name: str) -> tuple[str, dict[str
             "Latents",
             "One line is one run. Nearest cosine: how close each alive direction's nearest neighbour lies; in grey, "
             "what random directions of the same number and width would give.",
-            tabs("latents", {"": latents} if latents else {}),
+            tabs("latents", {"": latents}),
         ),
         _section(
             "True features",
             "|cos| of true features with latents, for the highest MCC of each nonlinearity and penalty. A clean "
             "diagonal is full recovery; two strong cells in a column are a composite latent.",
-            tabs("truth", {"": grid} if (grid := figures.truth(groups)) else {}),
+            tabs("truth", {"": figures.truth(groups)}),
         ),
         _section(
             "Training", "One line is one run; the stronger lambda is the stronger line.", tabs("training", trained)
         ),
         _section("Not finished", "These points are on no frontier.", problems_table(points)),
-        _section("All points", _unevaluated(points), points_table(points, groups, frontiers)),
+        _section("All points", rest, points_table(points, groups, frontiers)),
     ]
-    templates = {look: theme(look == "dark").to_plotly_json() for look in ("light", "dark")}
-    data = {"templates": templates, "dark": DARK}
-    plots = ",".join(f"{json.dumps(key)}:{_bare(one)}" for key, one in shown.items())
+    data = {"templates": {"light": theme(False).to_plotly_json(), "dark": theme(True).to_plotly_json()}, "dark": DARK}
+    # Without the library's own template, which the page replaces.
+    plots = [f"{json.dumps(key)}:{one.update_layout(template='none').to_json()}" for key, one in shown.items()]
     files = resources.files("sae_cli.reporting") / "templates"
     page = Template((files / "report.html").read_text()).substitute(
         title=escape(name),
@@ -152,14 +152,9 @@ def _page(points: list[Point], groups: Groups, name: str) -> tuple[str, dict[str
         script=(files / "report.js").read_text(),
         plotly=get_plotlyjs(),
         # No "<" is left, so nothing in the data can end the script element.
-        data=f'{json.dumps(data)[:-1]}, "figures": {{{plots}}}}}'.replace("<", "\\u003c"),
+        data=f'{json.dumps(data)[:-1]}, "figures": {{{",".join(plots)}}}}}'.replace("<", "\\u003c"),
     )
     return page, frontiers
-
-
-def _bare(figure: go.Figure) -> str:
-    """The figure as JSON without the library's own template, which the page replaces."""
-    return figure.update_layout(template="none").to_json()
 
 
 def _lede(points: list[Point]) -> str:
@@ -171,22 +166,12 @@ def _lede(points: list[Point]) -> str:
     return f"{total} point{'s'[: len(points) != 1]} done{link}."
 
 
-def _random(points: list[Point]) -> str:
-    known = [point.metrics["nearest_random"] for point in points if "nearest_random" in point.metrics]
-    return f"; random directions would have {median(known):.3g}" if known else ""
-
-
-def _unevaluated(points: list[Point]) -> str:
-    count = sum(not point.evaluation for point in points)
-    return f"Not evaluated: {count}; what is shown of these comes from their last training line." if count else ""
-
-
 def _facts(points: list[Point]) -> str:
     """Cards: what was trained on what, and the range of the main metrics."""
     configs = [point.config for point in points if point.config]
 
     def seen(key: str) -> str:
-        values = sorted({config[key] for config in configs if config.get(key) not in (None, "", "???")})
+        values = sorted({config[key] for config in configs if config.get(key) not in (None, "")})
         words = [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
         return ", ".join(words) if len(words) < 4 else f"{words[0]} to {words[-1]}"
 
@@ -196,18 +181,19 @@ def _facts(points: list[Point]) -> str:
     for name in ("l0", "fvu", "delta_ce", "mcc"):
         if values := [point.metrics[name] for point in points if point.state == "done" and name in point.metrics]:
             facts[SHORT[name]] = f"{min(values):.3g} to {max(values):.3g}"
-    return "".join(
-        f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items() if value
-    )
+    return _terms(facts)
 
 
 def _shared_settings(points: list[Point], groups: Groups) -> str:
     configs = [point.config for point in points if point.config]
-    shared = {key: value for key, value in (configs[0] if configs else {}).items() if key not in groups.keys}
-    shown = {
-        key: value for key, value in shared.items() if not key.startswith(NOT_SHOWN) and value not in ("", [], None)
-    }
-    return "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in shown.items())
+    first = configs[0].items() if configs else ()
+    return _terms({k: v for k, v in first if k not in groups.keys and not k.startswith(NOT_SHOWN)})
+
+
+def _terms(items: dict[str, Any]) -> str:
+    """Entries of a <dl>; empty values are left out."""
+    known = {key: str(value) for key, value in items.items() if value not in ("", [], None)}
+    return "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in known.items())
 
 
 def _section(title: str, text: str, body: str) -> str:
@@ -222,18 +208,3 @@ def _card(key: str, title: str, text: str = "", height: int | None = None) -> st
     caption = f"<figcaption>{words}</figcaption>" * bool(words)
     style = f" style='height:{height}px'" if height else ""
     return f"<figure>{caption}<div class='plot' data-figure='{escape(key)}'{style}></div></figure>"
-
-
-def _tabs(panes: dict[str, str]) -> str:
-    """Panes of which one is seen at a time; a single pane needs no buttons."""
-    buttons = "".join(
-        f"<button aria-pressed='{str(not index).lower()}'>{escape(tab)}</button>" for index, tab in enumerate(panes)
-    )
-    grids = "".join(f"<div class='grid'{' hidden' * bool(i)}>{body}</div>" for i, body in enumerate(panes.values()))
-    return f"<div class='panes'>{f'<div class=tabs>{buttons}</div>' * (len(panes) > 1)}{grids}</div>" if panes else ""
-
-
-def _finite(rows: Iterable[dict[Any, Any]]) -> list[dict[str, Any]]:
-    return [
-        {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows
-    ]

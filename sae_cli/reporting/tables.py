@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sae_cli.reporting.collect import LABELS, METRICS, Point
+from sae_cli.reporting.collect import LABELS, SHORT, Point
 from sae_cli.reporting.groups import COMPARED, KIND, LAMBDA, WEIGHT, Groups, at_reference, penalty_effect, reference_l0
 
-SHORT = {name: label.split(" (")[0] for name, label in LABELS.items()}
 NAMES = {LAMBDA: "lambda", KIND: "penalty", WEIGHT: "gamma", "sparsity.kind": "sparsity"}
 """Names of configuration keys in the table where the last component is not enough."""
 MOST_ROWS = 24
@@ -19,11 +18,7 @@ MOST_ROWS = 24
 
 def problems_table(points: list[Point]) -> str:
     """Points that are not done, with the reason; empty if there are none."""
-    rows = [
-        [escape(point.state), escape(point.run_id), escape(point.error), escape(point.folder)]
-        for point in points
-        if point.state != "done"
-    ]
+    rows = [[escape(text) for text in (p.state, p.run_id, p.error, p.folder)] for p in points if p.state != "done"]
     return _table(["state", "run", "error", "folder"], rows) if rows else ""
 
 
@@ -71,19 +66,19 @@ def _comparison(rows: list[dict[str, Any]], count: str, show: Callable[[dict[str
 
 def points_table(points: list[Point], groups: Groups, frontiers: dict[str, list[Point]]) -> str:
     """The sortable, filterable table of every point; cells carry exact values for sorting."""
-    metrics = [metric for metric in METRICS if any(metric.name in point.metrics for point in points)]
-    decimals = {m.name: _decimals([p.metrics[m.name] for p in points if m.name in p.metrics]) for m in metrics}
+    values = {name: [point.metrics[name] for point in points if name in point.metrics] for name in LABELS}
+    decimals = {name: _decimals(known) for name, known in values.items() if known}
     heads = [("run", "run id"), ("state", "state of the run")]
     heads += [(NAMES.get(key, key.rsplit(".", 1)[-1]), key) for key in groups.keys]
-    heads += [(SHORT[metric.name], metric.label) for metric in metrics] + [("frontier", "frontiers it lies on")]
-    numeric = {key for key in groups.keys if isinstance(groups.series[0].points[0].config[key], int | float)}
-    numeric |= {metric.label for metric in metrics}
+    heads += [(SHORT[name], LABELS[name]) for name in decimals] + [("frontier", "frontiers it lies on")]
+    numeric = {key for key in groups.keys if type(groups.series[0].points[0].config[key]) in (int, float)}
+    numeric |= {LABELS[name] for name in decimals}
     body = []
     for point in points:
-        cells = [_cell(point.run_id), _cell(point.state)]
-        cells += [_cell(point.config.get(key, "")) for key in groups.keys]
-        cells += [_cell(point.metrics.get(metric.name, ""), decimals[metric.name]) for metric in metrics]
         on = [name.removeprefix("l0_").replace("_", " ") for name, front in frontiers.items() if point in front]
+        settings = (point.config.get(key, "") for key in groups.keys)
+        cells = [_cell(value) for value in (point.run_id, point.state, *settings)]
+        cells += [_cell(point.metrics.get(name, ""), digits) for name, digits in decimals.items()]
         cells.append(_cell(", ".join(on)))
         place = ""
         if point.config:
@@ -105,9 +100,8 @@ def points_table(points: list[Point], groups: Groups, frontiers: dict[str, list[
 def _cell(value: object, decimals: int = -1) -> str:
     if isinstance(value, float) and decimals >= 0:
         return f"<td class='number' data-value='{value!r}'>{value:.{decimals}f}</td>"
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        text = f"{value:,}" if isinstance(value, int) else f"{value:g}"
-        return f"<td class='number' data-value='{value!r}'>{text}</td>"
+    if type(value) in (int, float):
+        return f"<td class='number' data-value='{value!r}'>{value:{',' if isinstance(value, int) else 'g'}}</td>"
     return f"<td>{escape(str(value))}</td>"
 
 

@@ -40,13 +40,14 @@ class RunDirectory:
     @property
     def status(self) -> dict[str, Any]:
         """state (new | running | done | failed | interrupted), step, steps, error, run_id, updated."""
-        file = self.path / "status.json"
-        return read_json(file) if file.exists() else {"state": "new", "step": 0, "steps": 0, "error": ""}
+        if not (self.path / "status.json").exists():
+            return {"state": "new", "step": 0, "steps": 0, "error": ""}
+        return self._record("status.json")
 
     @property
     def stamp(self) -> dict[str, Any]:
         """Provenance: source fingerprint, versions, git state, device, arguments."""
-        return read_json(self.path / "stamp.json")
+        return self._record("stamp.json")
 
     @property
     def fingerprint(self) -> str:
@@ -56,8 +57,16 @@ class RunDirectory:
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """Content of eval.json, or None before evaluation."""
-        file = self.path / "eval.json"
-        return read_json(file) if file.exists() else None
+        return self._record("eval.json") if (self.path / "eval.json").exists() else None
+
+    def _record(self, name: str) -> dict[str, Any]:
+        """Read one of the run's JSON files; UserError names it if it is missing or damaged."""
+        try:
+            return read_json(self.path / name)
+        except FileNotFoundError:
+            raise UserError(f"{self.path / name} is missing") from None
+        except ValueError as error:
+            raise UserError(f"{self.path / name}: damaged ({error})") from error
 
     @property
     def checkpoint(self) -> Path:

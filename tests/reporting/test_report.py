@@ -106,3 +106,16 @@ def test_out_must_be_html(tmp_path):
     fake.write_run(tmp_path / "a", fake.config())
     with pytest.raises(UserError, match="html"):
         write_report([tmp_path], tmp_path / "report.pdf")
+
+
+def test_only_columns_of_numbers_have_the_heads_of_numbers(tmp_path):
+    for name in ("a", "b"):
+        point = fake.config(weight=1.0 + (name == "b"))
+        point.train.tf32 = name == "a"
+        fake.write_run(tmp_path / name, point)
+    write_report([tmp_path])
+    tags = Elements((tmp_path / "report.html").read_text()).tags
+    heads = [attributes.get("class") for tag, attributes in tags if tag == "th" and "aria-sort" in attributes]
+    row = next(index for index, (_, attributes) in enumerate(tags) if "data-run" in attributes)
+    cells = [attributes.get("class") for tag, attributes in tags[row + 1 :] if tag == "td"]
+    assert heads == cells[: len(heads)]

@@ -80,3 +80,17 @@ def test_status_is_complete_json_at_all_times(run):
     run.set_status("failed", 4, 10, "abc", "because")
     status = json.loads((run.path / "status.json").read_text())
     assert (status["state"], status["step"], status["error"]) == ("failed", 4, "because")
+
+
+@pytest.mark.parametrize("name", ["status", "stamp", "evaluation"])
+def test_a_damaged_record_is_named(run, name):
+    file = run.path / {"evaluation": "eval.json"}.get(name, f"{name}.json")
+    file.write_text("{")
+    with pytest.raises(UserError, match=rf"{file.name}: damaged"):
+        getattr(run, name)
+
+
+def test_a_run_without_its_stamp_is_named(run):
+    (run.path / "stamp.json").unlink()
+    with pytest.raises(UserError, match=r"stamp\.json is missing"):
+        assert run.fingerprint

@@ -66,7 +66,7 @@ class SAEStack:
 
     def encode(self, x_BD: Tensor) -> Tensor:
         """Return latents (K, B, F) of scaled activations (B, D)."""
-        # b_dec is taken off in fp32 before the product: its part of x is large, and low precision would cancel it badly.
+        # b_dec is taken off in fp32 before the product: it is a large part of x, which low precision cancels badly.
         m_KBF = (x_BD - self.b_dec_KD.unsqueeze(1)) @ self.W_enc_KDF
         return NONLINEARITIES[self.nonlinearity](m_KBF, self.b_enc_KF.unsqueeze(1))
 

@@ -24,6 +24,7 @@ from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.tracking import open_tracker
 from sae_cli.sources import ActivationSource
 from sae_cli.sources.registry import open_source, source_fingerprint, source_width
+from sae_cli.training.allocator import keep_freed_memory
 from sae_cli.training.checkpoint import common_step, saved_steps
 from sae_cli.training.progress import TrainingProgress
 from sae_cli.training.schedules import total_steps
@@ -113,6 +114,8 @@ def execute(
 def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool, evaluate: bool) -> list[Outcome]:
     config = points[0][0]
     device = choose_device(config.device)
+    if device == "cpu":
+        keep_freed_memory()
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed one
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32

@@ -42,7 +42,7 @@ class Stepper:
         self.gamma_K = per_member([c.orthogonality.weight for c in configs], device)
         self.lambda_warmup_K = per_member([c.sparsity.warmup for c in configs], device)
         self.gamma_warmup_K = per_member([c.orthogonality.warmup for c in configs], device)
-        self.penalises = any(c.orthogonality.weight != 0 for c in configs)
+        self.penalised = [c.orthogonality.weight != 0 for c in configs]
         self.frozen_K = torch.zeros(stack.members, dtype=torch.bool, device=device)
         self.last_fired_KF = torch.zeros(stack.b_enc_KF.shape, dtype=torch.int64, device=device)
         self.sums_KM = torch.zeros(stack.members, len(METRICS), dtype=torch.float64, device=device)
@@ -81,14 +81,15 @@ class Stepper:
         lam_K, gamma_K = self.penalty_weights(step)
         for members in self.parts:
             part = self.stack.part(members)
-            loss_K, measured_KM, counts_KF = self._losses(part, x_BD, step, lam_K[members], gamma_K[members])
+            due = any(self.penalised[members]) and step % self.shared.orthogonality.every == 0
+            loss_K, measured_KM, counts_KF = self._losses(part, x_BD, step, lam_K[members], gamma_K[members], due)
             gradients = torch.autograd.grad(loss_K.sum(), list(part.tensors().values()))
             with torch.no_grad():
                 self._update(members, dict(zip(NAMES, gradients, strict=True)), measured_KM, step)
                 self.last_fired_KF[members].masked_fill_(counts_KF > 0, (step + 1) * len(x_BD))
 
     def _losses(
-        self, part: SAEStack, x_BD: Tensor, step: int, lam_K: Tensor, gamma_K: Tensor
+        self, part: SAEStack, x_BD: Tensor, step: int, lam_K: Tensor, gamma_K: Tensor, penalise: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss (K,), the METRICS (K, M) with a 0 for the gradient norm, and firing counts (K, F)."""
         D = x_BD.shape[1]
@@ -96,7 +97,7 @@ class Stepper:
         with torch.autocast(device_type, torch.bfloat16, enabled=self.train.precision == "bf16"):
             acts_KBF = part.encode(x_BD)
             x_hat_KBD = part.decode(acts_KBF)
-            omega_K = self._orthogonality(part, step)
+            omega_K = self._orthogonality(part, step) if penalise else torch.zeros_like(lam_K)
         mse_K = (x_BD - x_hat_KBD).float().square().sum(2).mean(1)
         sparsity_K = SPARSITY[self.shared.sparsity.kind](acts_KBF, self.shared.sparsity)
         loss_K = mse_K + lam_K * sparsity_K + gamma_K * D * self.shared.orthogonality.every * omega_K
@@ -107,11 +108,10 @@ class Stepper:
         return loss_K, measured_KM, counts_KF
 
     def _orthogonality(self, part: SAEStack, step: int) -> Tensor:
-        """Return Omega (K,), or zeros on the steps and in the stacks that leave it out."""
+        """Return Omega (K,) of the directions."""
         settings = self.shared.orthogonality
         penalty = ORTHOGONALITY[settings.kind]
-        if penalty is None or not self.penalises or step % settings.every:
-            return torch.zeros(part.members, device=self.device)
+        assert penalty is not None, "orthogonality=none has weight 0"
         return penalty(part.W_dec_KFD, settings, derive_seed(self.train.data_seed, "orthogonality", step))
 
     def _update(self, members: slice, gradients: dict[str, Tensor], measured_KM: Tensor, step: int) -> None:

@@ -115,14 +115,16 @@ class Trainer:
         for index, member in enumerate(self.members):
             config = member.config
             values = dict(zip(METRICS, means_KM[index], strict=True))
-            values["orthogonality"] *= config.orthogonality.every
+            omega = values.pop("orthogonality") * config.orthogonality.every
+            if config.orthogonality.weight:
+                values["orthogonality"] = omega
+                values["orthogonality_weighted"] = gamma_K[index] * self.source.d_model * omega
             values |= {
                 "step": step,
                 "tokens": rows,
                 "seconds": round(self.seconds, 3),
                 "fvu": values["mse"] / variance,
                 "sparsity_weighted": lam_K[index] * values["sparsity"],
-                "orthogonality_weighted": gamma_K[index] * self.source.d_model * values["orthogonality"],
                 "lambda": lam_K[index],
                 "gamma": gamma_K[index],
                 "lr": learning_rate(step - 1, config.train.lr, config.train.warmup, train),

@@ -51,7 +51,7 @@ gpu-check: ## the GPU tests, from a checkout, with PYTHON as it is (no .venv)
 bench-sweep: $(INSTALLED) ## wall time of an 8-point sweep as one stack against eight single commands
 	$(BIN)/python benchmarks/stack_against_singles.py
 
-tiny-model: $(INSTALLED) ## train the bundled language model again (about half an hour on two cores)
+tiny-model: $(INSTALLED) ## train the bundled language model again (about 20 minutes on one core)
 	$(BIN)/python -m sae_cli.assets.train_tiny
 
 clean: ## remove the environment and build folders, never runs or caches

@@ -4,13 +4,13 @@ Usage: python benchmarks/allocator.py [--repeats N] [--out FILE]
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from publish import publish
 
 MEMBERS, WARM, STEPS = 4, 5, 30
 
@@ -57,12 +57,8 @@ def main() -> None:
         "what": "milliseconds per member and step, D 256, F 1,024, B 1,024, bf16: kept memory / malloc's default",
         "rows": rows,
         "median_ratio": statistics.median(row["ratio"] for row in rows),
-        "torch": version("torch"),
     }
-    text = json.dumps(result, indent=1)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
-    print(text)
+    publish(result, arguments.out)
 
 
 if __name__ == "__main__":

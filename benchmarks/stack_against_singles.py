@@ -5,15 +5,14 @@ a noisy machine. Usage: python benchmarks/stack_against_singles.py [--repeats N]
 """
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from publish import publish
 
 SETTINGS = ["experiment=demo", "tracker=jsonl", "orthogonality=chunked"]
 LAMBDAS, GAMMAS = [0.5, 1, 2, 4], [0, 0.25]
@@ -56,14 +55,9 @@ def main() -> None:
         "what": "8-point sweep as one stack / eight sae train + sae eval, same cache, evaluation included",
         "rows": rows,
         "median_ratio": round(statistics.median(row["ratio"] for row in rows), 3),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "torch": version("torch"),
         "settings": SETTINGS,
     }
-    text = json.dumps(result, indent=1)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
-    print(text)
+    publish(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -61,19 +61,3 @@ def test_reporting_imports_no_torch():
 
 def test_no_file_is_longer_than_350_lines():
     assert {file.name: count for file in FILES if (count := len(file.read_text().splitlines())) > 350} == {}
-
-
-def test_registries_offer_what_the_configuration_allows():
-    from sae_cli.config import check
-    from sae_cli.dictionary.nonlinearities import NONLINEARITIES
-    from sae_cli.losses.orthogonality import ORTHOGONALITY
-    from sae_cli.losses.phi import PHI
-    from sae_cli.losses.sparsity import SPARSITY
-    from sae_cli.sources.registry import SOURCES
-
-    allowed = check.ALLOWED
-    assert set(allowed["sae.nonlinearity"]) == set(NONLINEARITIES)
-    assert set(allowed["sparsity.kind"]) == set(SPARSITY)
-    assert set(allowed["orthogonality.kind"]) == set(ORTHOGONALITY)
-    assert set(allowed["orthogonality.phi"]) == set(PHI)
-    assert set(allowed["source.kind"]) == set(SOURCES)

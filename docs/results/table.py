@@ -1,4 +1,4 @@
-"""Print the tables of gemma3-270m.md from a folder of runs (default runs/gemma3_270m)."""
+"""Print the rows of the result pages' tables from evaluated runs. Usage: python docs/results/table.py FOLDER"""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ def point(run: RunDirectory) -> tuple[str, float, float]:
     return config.sae.nonlinearity, config.sparsity.weight, config.orthogonality.weight
 
 
-for run in sorted(find_runs(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/gemma3_270m")), key=point):
+for run in sorted(find_runs(Path(sys.argv[1])), key=point):
     evaluation = run.evaluation or {}
     quality, model = evaluation["reconstruction"], evaluation["language_model"]
     alive = evaluation["geometry"]["alive"]

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from sae_cli.dictionary.stack import SAEStack
-from sae_cli.training.dead_latents import dead_latents, resample
+from sae_cli.training.dead_latents import resample
 from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp
 from sae_cli.training.step import METRICS, Stepper
 from tests.training.points import point
@@ -77,7 +77,7 @@ def test_resampling_changes_live_storage_and_adam_state(tmp_path):
     before = {name: tensor.clone() for name, tensor in stack.tensors().items()}
     pointers = [tensor.data_ptr() for tensor in stack.tensors().values()]
     assert state["W_enc_KDF"]["exp_avg"][0, :, :5].abs().sum() > 0
-    assert dead_latents(stepper, 240).sum() == 5
+    assert stepper.dead(240).sum() == 5
 
     assert resample(stepper, rows(9, 300), 3, 240) == [5]
     assert [tensor.data_ptr() for tensor in stack.tensors().values()] == pointers

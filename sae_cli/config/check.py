@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "sae.ste": ("step", "window", "clamp_0_1", "clamp_1_1", "one", "exp"),
     "sae.decoder_norm": ("unit", "free"),
+    "sae.input_norm": ("scalar", "row"),
     "sae.decoder_init": ("random", "data"),
     "sae.decoder_bias_init": ("mean", "zero"),
     "sparsity.kind": ("none", "l1", "sqrt_l1", "lp", "tanh", "l0"),
@@ -46,9 +47,10 @@ RANGES: dict[str, str] = {
     "train.dead_after train.log_every eval.batch",
     "[2, inf)": "model.context orthogonality.chunk",
     "[0, 1]": "source.cooccurrence source.magnitude_spread sae.alpha_m sae.alpha_b sparsity.warmup "
-    "orthogonality.warmup train.warmup train.decay train.final_lr",
-    "[0, 1)": "train.beta1 train.beta2",
-    "(0, 1]": "source.probability source.rare sparsity.exponent",
+    "orthogonality.warmup train.warmup train.decay train.final_lr "
+    "train.resample_warmup",
+    "[0, 1)": "train.beta1 train.beta2 train.dead_frequency",
+    "(0, 1]": "train.decay_end source.probability source.rare sparsity.exponent",
     "(0, 1)": "text.validation sae.prefixes sparsity.target_rate train.resample_at",
     "[-1, 1)": "orthogonality.threshold",
 }
@@ -106,8 +108,8 @@ def combination_problems(config: Config) -> Iterator[str]:
         yield f"orthogonality={penalty.kind} needs sae.latents of at least 2"
     if train.batch > train.tokens:
         yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
-    if train.warmup + train.decay > 1:
-        yield f"train.warmup={train.warmup} and train.decay={train.decay} are above 1 together"
+    if train.warmup + train.decay > train.decay_end:
+        yield f"train.warmup={train.warmup} and train.decay={train.decay} are above train.decay_end={train.decay_end}"
 
 
 def _inside(number: Any, interval: str) -> bool:

@@ -131,6 +131,8 @@ class SAEConfig:
     prefixes: list[float] = field(default_factory=list)
     """Matryoshka: shares of F whose first latents must reconstruct x by themselves, such as [0.0625, 0.25]; the whole
     always counts too. Empty: off."""
+    input_norm: str = "scalar"
+    """scalar: one factor brings the data to E||x||^2 = D | row: each x is brought to norm sqrt(D), and x_hat back."""
     encoder_scale: float = 0.1
     """Encoder rows start as this multiple of the unit decoder rows."""
     bias_init: float = 0.0
@@ -230,9 +232,11 @@ class TrainConfig:
     warmup: float = 0.02
     """Share of steps over which the learning rate rises linearly; 0: none. Per member."""
     decay: float = 0.2
-    """Share of steps at the end over which the learning rate falls linearly to final_lr; 0: none."""
+    """Share of steps over which the learning rate falls linearly to final_lr; 0: none."""
+    decay_end: float = 1.0
+    """Share of training at which the fall ends; the learning rate stays at final_lr from there."""
     final_lr: float = 0.0
-    """Learning rate at the last step as a share of lr."""
+    """Learning rate after the fall as a share of lr."""
     clip: float = 0.0
     """Largest gradient norm of a member; 0: no clipping."""
     precision: str = "bf16"
@@ -247,8 +251,12 @@ class TrainConfig:
     """Shares of training at which dead latents are resampled, such as [0.25, 0.5]; empty: never."""
     resample_rows: int = 65_536
     """Inputs from which replacement directions are drawn, with probability proportional to squared error."""
+    resample_warmup: float = 0.0
+    """Share of steps over which the learning rate rises linearly again after each resampling; 0: none."""
     dead_after: int = 200_000
     """A latent is dead after this many rows without firing."""
+    dead_frequency: float = 0.0
+    """Resampling takes latents that fire on less than this share of the last dead_after rows; 0: the dead."""
     log_every: int = 50
     """Steps between log lines."""
     checkpoint_every: int = 1000

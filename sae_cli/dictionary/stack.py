@@ -141,4 +141,4 @@ class SAEStack:
             for name in ("W_enc_KDF", "b_enc_KF", "W_dec_KFD", "b_dec_KD")
         }
         sae = self.settings[index]
-        return SAE.fold(sae.nonlinearity, sae.k, scale, stored, metadata, **folded)
+        return SAE.fold(sae.nonlinearity, sae.k, scale, stored, metadata, sae.input_norm, **folded)

@@ -121,8 +121,7 @@ def _reconstructions(
             x_BD = x_BD[: settings.rows - rows]
         x_BD = x_BD.to(device).float()
         for sae, reconstruction in zip(saes, sums, strict=True):
-            acts_BF = sae.encode(x_BD)
-            reconstruction.add(x_BD, acts_BF, sae.decode(acts_BF))
+            reconstruction.add(x_BD, *sae.forward(x_BD))
         rows += len(x_BD)
         log.info("reconstruction: %d rows", rows)
         if rows == settings.rows:

@@ -37,6 +37,7 @@ def member_tensors(stepper: Stepper, member: int) -> dict[str, Tensor]:
     for name, state in stepper.adam_state(member).items():
         tensors |= {f"{name}.{part}": value if value.ndim == 0 else value[0] for part, value in state.items()}
     tensors["last_fired"] = stepper.last_fired_KF[member]
+    tensors["fired"] = stepper.fired_KF[member]
     tensors["frozen"] = stepper.frozen_K[member]
     tensors["sums"] = stepper.sums_KM[member]
     tensors["lambda_scale"] = stepper.lambda_scale_K[member]

@@ -38,7 +38,7 @@ def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[
     Draws depend on the member's seed and the step alone.
     """
     stack, counts = stepper.stack, []
-    dead_KF = stepper.dead(rows_seen)
+    dead_KF = stepper.resampled(rows_seen)
     for k in range(stack.members):
         dead_F = dead_KF[k]
         dead = int(dead_F.sum())

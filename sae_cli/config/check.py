@@ -22,12 +22,19 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "source.law": ("zipf", "geometric", "log_uniform"),
     "source.strength": ("uniform", "lognormal", "normal"),
     "cache.dtype": PRECISIONS,
-    "sae.nonlinearity": ("relu", "prolu_relu", "prolu_ste"),
+    "sae.nonlinearity": (
+        *("relu", "prolu_relu", "prolu_ste", "prolu_mixed", "prolu_hybrid", "trec", "tlin", "jumprelu", "topk"),
+        *("batchtopk", "gated"),
+    ),
+    "sae.ste": ("step", "window", "clamp_0_1", "clamp_1_1", "one", "exp"),
+    "sae.decoder_norm": ("unit", "free"),
+    "sae.input_norm": ("scalar", "row"),
     "sae.decoder_init": ("random", "data"),
     "sae.decoder_bias_init": ("mean", "zero"),
-    "sparsity.kind": ("l1", "sqrt_l1"),
+    "sparsity.kind": ("none", "l1", "sqrt_l1", "lp", "tanh", "l0"),
     "orthogonality.kind": ("none", "all_pairs", "nearest", "chunked"),
     "orthogonality.phi": ("abs", "square", "power", "exponential", "logistic", "hinge", "barrier"),
+    "orthogonality.rows": ("all", "active", "alive"),
     "train.precision": ("bf16", "fp32"),
     "tracker.kind": ("wandb", "jsonl"),
     "tracker.mode": ("auto", "online", "offline"),
@@ -36,19 +43,24 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 RANGES: dict[str, str] = {
     "(-inf, inf)": "sae.bias_init orthogonality.weight",
-    "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed source.l0 "
-    "source.trees source.depth cache.tokens cache.seed sparsity.weight train.clip train.data_seed "
-    "train.checkpoint_every eval.rows eval.contexts seed",
-    "(0, inf)": "source.magnitude sae.encoder_scale sparsity.epsilon orthogonality.exponent train.lr",
-    "[1, inf)": "source.rank source.branching source.sets model.batch cache.validation_tokens cache.shuffle_bytes "
-    "cache.shard_bytes cache.mix_bytes sae.latents orthogonality.tile orthogonality.every train.tokens train.batch "
-    "train.resample_rows train.dead_after train.log_every eval.batch",
+    "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed cache.tokens "
+    "cache.seed sae.auxk_weight sae.preact_weight sparsity.weight sparsity.target_l0 train.clip train.data_seed "
+    "train.checkpoint_every eval.rows eval.contexts seed "
+    "source.l0 source.trees source.depth",
+    "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
+    "sparsity.bandwidth orthogonality.exponent train.lr",
+    "[1, inf)": "model.batch cache.validation_tokens cache.shuffle_bytes cache.shard_bytes cache.mix_bytes sae.latents "
+    "sae.k sae.auxk_latents orthogonality.tile orthogonality.every train.tokens train.batch train.resample_rows "
+    "train.dead_after train.log_every eval.batch "
+    "source.rank source.branching source.sets",
     "[2, inf)": "model.context orthogonality.chunk",
-    "[0, 1]": "source.cooccurrence source.magnitude_spread source.child_probability source.probability_min "
-    "sparsity.warmup orthogonality.warmup train.warmup train.decay train.final_lr",
-    "[0, 1)": "source.correlation train.beta1 train.beta2",
-    "(0, 1]": "source.probability source.rare source.decay",
-    "(0, 1)": "text.validation train.resample_at",
+    "[0, 1]": "source.cooccurrence source.magnitude_spread sae.alpha_m sae.alpha_b sparsity.warmup "
+    "orthogonality.warmup train.warmup train.decay train.final_lr "
+    "train.resample_warmup "
+    "source.child_probability source.probability_min",
+    "[0, 1)": "train.beta1 train.beta2 train.dead_frequency source.correlation",
+    "(0, 1]": "train.decay_end source.probability source.rare sparsity.exponent source.decay",
+    "(0, 1)": "text.validation sae.prefixes sparsity.target_rate train.resample_at",
     "[-1, 1)": "orthogonality.threshold",
 }
 """Which numbers lie in which interval; for a list, each element."""
@@ -103,8 +115,8 @@ def combination_problems(config: Config) -> Iterator[str]:
         yield f"orthogonality={penalty.kind} needs sae.latents of at least 2"
     if train.batch > train.tokens:
         yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
-    if train.warmup + train.decay > 1:
-        yield f"train.warmup={train.warmup} and train.decay={train.decay} are above 1 together"
+    if train.warmup + train.decay > train.decay_end:
+        yield f"train.warmup={train.warmup} and train.decay={train.decay} are above train.decay_end={train.decay_end}"
 
 
 def synthetic_problems(source: SourceConfig) -> Iterator[str]:

@@ -156,9 +156,17 @@ class SAEConfig:
     """The dictionary."""
 
     nonlinearity: str = MISSING
-    """relu | prolu_relu | prolu_ste."""
+    """relu | prolu_relu | prolu_ste | prolu_mixed | prolu_hybrid | trec | tlin | jumprelu | topk | batchtopk |
+    gated."""
     latents: int = 1024
     """Number of latents F."""
+    k: int = 32
+    """topk, batchtopk: latents that fire per row (batchtopk: on average). Per member."""
+    prefixes: list[float] = field(default_factory=list)
+    """Matryoshka: shares of F whose first latents must reconstruct x by themselves, such as [0.0625, 0.25]; the whole
+    always counts too. Empty: off."""
+    input_norm: str = "scalar"
+    """scalar: one factor brings the data to E||x||^2 = D | row: each x is brought to norm sqrt(D), and x_hat back."""
     encoder_scale: float = 0.1
     """Encoder rows start as this multiple of the unit decoder rows."""
     bias_init: float = 0.0
@@ -167,6 +175,25 @@ class SAEConfig:
     """random: directions uniform on the sphere | data: inputs less the decoder bias, drawn as in resampling."""
     decoder_bias_init: str = "mean"
     """mean: the data mean | zero."""
+    decoder_norm: str = "unit"
+    """unit: directions have norm 1 after every step | free: penalties weigh each latent by its direction's norm."""
+    alpha_m: float = 0.0
+    """prolu_mixed, prolu_hybrid: share of the straight-through gradient that reaches the pre-activation. In [0, 1]."""
+    alpha_b: float = 0.0
+    """prolu_mixed, prolu_hybrid: share of the straight-through gradient that reaches the bias. In [0, 1]."""
+    ste: str = "step"
+    """ProLU's stand-in T'(x) for the threshold's derivative at x = m + b: step | window | clamp_0_1 | clamp_1_1 | one |
+    exp."""
+    theta: float = 0.1
+    """Threshold of trec and tlin; initial threshold of jumprelu."""
+    bandwidth: float = 0.1
+    """jumprelu: width eps of the rectangle kernel through which thresholds get gradients."""
+    auxk_weight: float = 0.0
+    """Weight of the AuxK loss: dead latents reconstruct the residual (arXiv 2406.04093, 1/32 there); 0: off."""
+    auxk_latents: int = 512
+    """Dead latents that the AuxK loss uses per row."""
+    preact_weight: float = 0.0
+    """Weight of the loss on dead latents' distance from firing (3e-6 in Anthropic's 2025 update); 0: off."""
 
 
 @dataclass
@@ -174,13 +201,23 @@ class SparsityConfig:
     """The sparsity penalty: sum over latents, mean over the batch, beside a squared error summed over D."""
 
     kind: str = MISSING
-    """l1 | sqrt_l1."""
+    """none | l1 | sqrt_l1 | lp | tanh | l0."""
     weight: float = 1.0
     """lambda, in the sum-over-D convention of ProLU's post and SAELens; 0: off. Per member."""
     warmup: float = 0.05
     """Share of training steps over which the weight rises linearly from 0; 0: none. Per member."""
     epsilon: float = 1e-6
-    """Added under the square root of sqrt_l1."""
+    """Added under the root of sqrt_l1 and lp."""
+    exponent: float = 0.5
+    """Exponent p of lp."""
+    scale: float = 4.0
+    """Slope c of tanh(c f)."""
+    bandwidth: float = 0.1
+    """l0: width eps of the rectangle kernel through which biases and thresholds get gradients."""
+    target_l0: float = 0.0
+    """L0 that lambda is moved to reach after its warm-up; 0: lambda stays. Per member."""
+    target_rate: float = 1e-4
+    """Largest relative change of lambda per step under target_l0."""
 
 
 @dataclass
@@ -199,6 +236,9 @@ class OrthogonalityConfig:
     """Cosine from which phi=hinge counts; centre of phi=logistic."""
     signed: bool = True
     """Only positive cosines count; false: the absolute cosine."""
+    rows: str = "all"
+    """Which directions are penalised, against all: all | active (fired in this batch) | alive (fired in the last
+    train.dead_after rows: Adam moves a latent without other gradients at full speed however small gamma is)."""
     chunk: int = 8192
     """kind=chunked: directions per random part (OrtSAE's choice)."""
     tile: int = 1024
@@ -226,9 +266,11 @@ class TrainConfig:
     warmup: float = 0.02
     """Share of steps over which the learning rate rises linearly; 0: none. Per member."""
     decay: float = 0.2
-    """Share of steps at the end over which the learning rate falls linearly to final_lr; 0: none."""
+    """Share of steps over which the learning rate falls linearly to final_lr; 0: none."""
+    decay_end: float = 1.0
+    """Share of training at which the fall ends; the learning rate stays at final_lr from there."""
     final_lr: float = 0.0
-    """Learning rate at the last step as a share of lr."""
+    """Learning rate after the fall as a share of lr."""
     clip: float = 0.0
     """Largest gradient norm of a member; 0: no clipping."""
     precision: str = "bf16"
@@ -243,8 +285,12 @@ class TrainConfig:
     """Shares of training at which dead latents are resampled, such as [0.25, 0.5]; empty: never."""
     resample_rows: int = 65_536
     """Inputs from which replacement directions are drawn, with probability proportional to squared error."""
+    resample_warmup: float = 0.0
+    """Share of steps over which the learning rate rises linearly again after each resampling; 0: none."""
     dead_after: int = 200_000
     """A latent is dead after this many rows without firing."""
+    dead_frequency: float = 0.0
+    """Resampling takes latents that fire on less than this share of the last dead_after rows; 0: the dead."""
     log_every: int = 50
     """Steps between log lines."""
     checkpoint_every: int = 1000
@@ -306,6 +352,8 @@ class Config:
 PER_MEMBER = (
     "seed",
     "sae.bias_init",
+    "sae.k",
+    "sparsity.target_l0",
     "sparsity.weight",
     "sparsity.warmup",
     "orthogonality.weight",

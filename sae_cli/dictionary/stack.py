@@ -7,23 +7,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_cli.config.schema import Config
+from sae_cli.config.schema import Config, SAEConfig
 from sae_cli.dictionary.artifact import SAE
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
+from sae_cli.dictionary.nonlinearities.base import Nonlinearity
 from sae_cli.randomness import derive_seed
-
-NAMES = ("W_enc_KDF", "b_enc_KF", "W_dec_KFD", "b_dec_KD")
 
 
 @dataclass
 class SAEStack:
     """Parameters in fp32; the input is scaled so that E||x||^2 = D."""
 
-    nonlinearity: str
+    settings: Sequence[SAEConfig]
+    """Of each member; only per-member keys differ."""
     W_enc_KDF: Tensor
     b_enc_KF: Tensor
     W_dec_KFD: Tensor
     b_dec_KD: Tensor
+    learned_KF: dict[str, Tensor]
+    """What the nonlinearity learns beside b_enc."""
+    buffers_KF: dict[str, Tensor]
+    """What the nonlinearity keeps without a gradient."""
 
     @classmethod
     def initialise(cls, configs: Sequence[Config], mean_D: Tensor, device: str, rows_ND: Tensor) -> "SAEStack":
@@ -47,8 +51,23 @@ class SAEStack:
                 W_dec_FD = normalize(torch.randn(sae.latents, len(mean_D), generator=generator), dim=1)
             b_enc_F = torch.full((sae.latents,), config.sae.bias_init)
             members.append((sae.encoder_scale * W_dec_FD.T, b_enc_F, W_dec_FD, b_dec_D))
-        stacked = (torch.stack(tensors).contiguous().to(device) for tensors in zip(*members, strict=True))
-        return cls(sae.nonlinearity, *stacked)
+        stacked = [torch.stack(tensors).contiguous().to(device) for tensors in zip(*members, strict=True)]
+        nonlinearity = NONLINEARITIES[sae.nonlinearity]
+        started = [nonlinearity.start(config.sae) for config in configs]
+
+        def vectors(names: Sequence[str]) -> dict[str, Tensor]:
+            values = {name: torch.tensor([start[name] for start in started], device=device) for name in names}
+            return {name: value_K.unsqueeze(1).repeat(1, sae.latents) for name, value_K in values.items()}
+
+        settings = [config.sae for config in configs]
+        W_enc_KDF, b_enc_KF, W_dec_KFD, b_dec_KD = stacked
+        learned_KF, buffers_KF = vectors(nonlinearity.learned), vectors(nonlinearity.buffers)
+        return cls(settings, W_enc_KDF, b_enc_KF, W_dec_KFD, b_dec_KD, learned_KF, buffers_KF)
+
+    @property
+    def nonlinearity(self) -> Nonlinearity:
+        """The members' nonlinearity."""
+        return NONLINEARITIES[self.settings[0].nonlinearity]
 
     @property
     def members(self) -> int:
@@ -56,19 +75,52 @@ class SAEStack:
         return len(self.b_enc_KF)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the parameters by name."""
-        return {name: getattr(self, name) for name in NAMES}
+        """Return the trained parameters by name."""
+        return {
+            "W_enc_KDF": self.W_enc_KDF,
+            "b_enc_KF": self.b_enc_KF,
+            "W_dec_KFD": self.W_dec_KFD,
+            "b_dec_KD": self.b_dec_KD,
+            **{f"{name}_KF": tensor for name, tensor in self.learned_KF.items()},
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the parameters and the buffers by name."""
+        return self.tensors() | {f"{name}_KF": tensor for name, tensor in self.buffers_KF.items()}
 
     def part(self, members: slice) -> "SAEStack":
         """Return some members as a stack of leaves that share this stack's storage and require gradients."""
-        leaves = (tensor[members].detach().requires_grad_() for tensor in self.tensors().values())
-        return SAEStack(self.nonlinearity, *leaves)
+
+        def leaf(tensor: Tensor) -> Tensor:
+            return tensor[members].detach().requires_grad_()
+
+        return SAEStack(
+            self.settings[members],
+            leaf(self.W_enc_KDF),
+            leaf(self.b_enc_KF),
+            leaf(self.W_dec_KFD),
+            leaf(self.b_dec_KD),
+            {name: leaf(tensor) for name, tensor in self.learned_KF.items()},
+            {name: tensor[members] for name, tensor in self.buffers_KF.items()},
+        )
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return what the nonlinearity reads, (K, 1, F) by name."""
+        vectors = {"b_enc": self.b_enc_KF, **self.learned_KF, **self.buffers_KF}
+        return {name: tensor.unsqueeze(1) for name, tensor in vectors.items()}
+
+    def pre_activations(self, x_BD: Tensor) -> Tensor:
+        """Return m (K, B, F), without the encoder bias, of scaled activations (B, D)."""
+        # b_dec is taken off in fp32 before the product: it is a large part of x, which low precision cancels badly.
+        return (x_BD - self.b_dec_KD.unsqueeze(1)) @ self.W_enc_KDF
+
+    def latents(self, m_KBF: Tensor) -> Tensor:
+        """Return the latents (K, B, F) of pre-activations, as in training."""
+        return self.nonlinearity.latents(m_KBF, self.parameters(), self.settings)
 
     def encode(self, x_BD: Tensor) -> Tensor:
-        """Return latents (K, B, F) of scaled activations (B, D)."""
-        # b_dec is taken off in fp32 before the product: it is a large part of x, which low precision cancels badly.
-        m_KBF = (x_BD - self.b_dec_KD.unsqueeze(1)) @ self.W_enc_KDF
-        return NONLINEARITIES[self.nonlinearity](m_KBF, self.b_enc_KF.unsqueeze(1))
+        """Return latents (K, B, F) of scaled activations (B, D), as in training."""
+        return self.latents(self.pre_activations(x_BD))
 
     def decode(self, acts_KBF: Tensor) -> Tensor:
         """Return reconstructions (K, B, D), scaled."""
@@ -79,9 +131,14 @@ class SAEStack:
         """Set every direction to unit norm."""
         self.W_dec_KFD /= self.W_dec_KFD.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
+    @torch.no_grad()
     def member(self, index: int, scale: float, metadata: dict[str, object]) -> SAE:
         """Return one member as an SAE that acts on raw activations."""
+        parameters = {name: tensor[index, 0] for name, tensor in self.parameters().items()}
+        stored = {name: tensor.detach().cpu().clone() for name, tensor in self.nonlinearity.store(parameters).items()}
         folded = {
-            name.replace("K", ""): tensor[index].detach().cpu().clone() for name, tensor in self.tensors().items()
+            name.replace("K", ""): getattr(self, name)[index].detach().cpu().clone()
+            for name in ("W_enc_KDF", "b_enc_KF", "W_dec_KFD", "b_dec_KD")
         }
-        return SAE.fold(self.nonlinearity, scale, metadata, **folded)
+        sae = self.settings[index]
+        return SAE.fold(sae.nonlinearity, sae.k, scale, stored, metadata, sae.input_norm, **folded)

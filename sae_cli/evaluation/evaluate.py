@@ -126,8 +126,8 @@ def _read(
             x_BD = x_BD[: settings.rows - rows]
         x_BD = x_BD.to(device).float()
         for sae, reconstruction, truth in zip(saes, sums, truths, strict=True):
-            acts_BF = sae.encode(x_BD)
-            reconstruction.add(x_BD, acts_BF, sae.decode(acts_BF))
+            acts_BF, x_hat_BD = sae.forward(x_BD)
+            reconstruction.add(x_BD, acts_BF, x_hat_BD)
             if truth and strengths_BG is not None:
                 truth.add(acts_BF, strengths_BG[: len(x_BD)].to(device))
         rows += len(x_BD)

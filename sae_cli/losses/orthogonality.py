@@ -2,10 +2,12 @@
 
 The founding proposal is `all_pairs`; `nearest` penalises each direction's nearest neighbour; `chunked` is OrtSAE
 (arXiv 2509.22033): nearest inside random equal parts. Signed cosines count only where positive: latents are
-non-negative, so antipodes are harmless.
+non-negative, so antipodes are harmless. Index i runs over the penalised rows, j over all directions, frozen
+ones included; the gradient reaches both ends of a pair.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +20,25 @@ from sae_cli.losses.phi import PHI
 
 CANDIDATES = 2
 """Neighbours per row whose cosines are recomputed in full precision; two, so that a tie shares its gradient."""
+
+
+@dataclass
+class Directions:
+    """What a penalty may look at: one member's directions at one step."""
+
+    W_FD: Tensor
+    """Decoder rows, with gradients."""
+    seed: int = 0
+    """Of this step's random draws."""
+    step: int = 0
+    rows_N: Tensor | None = None
+    """Indices of the directions that are penalised; None: all."""
+    frozen_GD: Tensor | None = None
+    """Directions that are no longer trained; only ever a neighbour."""
+    x_BD: Tensor | None = None
+    """The batch, scaled."""
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """What a penalty keeps from step to step; it is part of checkpoints."""
 
 
 def fold_sign(c: Tensor, signed: bool) -> Tensor:
@@ -54,11 +75,10 @@ class _AllPairs(Function):
         return ctx.saved_tensors[0] * upstream, None
 
 
-def all_pairs(W_dec_KFD: Tensor, settings: OrthogonalityConfig, seed: int) -> Tensor:
-    """mean_{i<j} phi(c_ij), per member (K,). Cost F^2 D a step, memory tile * F."""
-    F = W_dec_KFD.shape[1]
-    unit_KFD = normalize(W_dec_KFD, dim=-1)
-    return torch.stack([_AllPairs.apply(unit_FD, settings) for unit_FD in unit_KFD]) / max(F * (F - 1) / 2, 1)
+def all_pairs(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
+    """mean_{i<j} phi(c_ij), a scalar. Cost F^2 D a step, memory tile * F."""
+    F = len(directions.W_FD)
+    return _AllPairs.apply(normalize(directions.W_FD, dim=-1), settings) / max(F * (F - 1) / 2, 1)
 
 
 @torch.no_grad()
@@ -89,30 +109,28 @@ def nearest_cosines(unit_FD: Tensor, settings: OrthogonalityConfig) -> Tensor:
     return fold_sign(c, settings.signed).amax(1)
 
 
-def nearest(W_dec_KFD: Tensor, settings: OrthogonalityConfig, seed: int) -> Tensor:
-    """mean_i phi(max_{j != i} c_ij), per member (K,). Cost F^2 D forward, F D backward, memory tile * F."""
-    phi = PHI[settings.phi]
-    if W_dec_KFD.shape[1] < 2:
-        return W_dec_KFD.new_zeros(len(W_dec_KFD))
-    unit_KFD = normalize(W_dec_KFD, dim=-1)
-    return torch.stack([phi(nearest_cosines(unit_FD, settings), settings).mean() for unit_FD in unit_KFD])
+def nearest(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
+    """mean_i phi(max_{j != i} c_ij), a scalar. Cost F^2 D forward, F D backward, memory tile * F."""
+    if len(directions.W_FD) < 2:
+        return directions.W_FD.new_zeros(())
+    return PHI[settings.phi](nearest_cosines(normalize(directions.W_FD, dim=-1), settings), settings).mean()
 
 
-def chunked(W_dec_KFD: Tensor, settings: OrthogonalityConfig, seed: int) -> Tensor:
-    """`nearest` inside ceil(F / chunk) random parts of equal size, drawn anew from `seed`; per member (K,).
+def chunked(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
+    """`nearest` inside ceil(F / chunk) random parts of equal size, drawn anew from the step's seed; a scalar.
 
     The same parts serve every member. F modulo the number of parts directions sit out a step. Cost F chunk D.
     """
-    F = W_dec_KFD.shape[1]
+    W_FD, F = directions.W_FD, len(directions.W_FD)
     parts = -(-F // settings.chunk)
     if parts == 1:
-        return nearest(W_dec_KFD, settings, seed)
-    order = torch.randperm(F, generator=torch.Generator().manual_seed(seed)).to(W_dec_KFD.device, non_blocking=True)
-    drawn = order[: F - F % parts].view(parts, -1)
-    return torch.stack([nearest(W_dec_KFD[:, part], settings, seed) for part in drawn]).mean(0)
+        return nearest(directions, settings)
+    order = torch.randperm(F, generator=torch.Generator().manual_seed(directions.seed))
+    drawn = order[: F - F % parts].to(W_FD.device, non_blocking=True).view(parts, -1)
+    return torch.stack([nearest(Directions(W_FD[part]), settings) for part in drawn]).mean()
 
 
-ORTHOGONALITY: dict[str, Callable[[Tensor, OrthogonalityConfig, int], Tensor] | None] = {
+ORTHOGONALITY: dict[str, Callable[[Directions, OrthogonalityConfig], Tensor] | None] = {
     "none": None,
     "all_pairs": all_pairs,
     "nearest": nearest,

@@ -20,6 +20,8 @@ from sae_cli.training.step import Stepper
 
 log = logging.getLogger(__name__)
 
+PENALTY = "penalty."
+"""Prefix of the tensors that an orthogonality penalty keeps from step to step."""
 KEPT = 2
 """Checkpoints kept per run: a kill between the members of a stack leaves them one apart."""
 
@@ -31,18 +33,22 @@ def checkpoint_file(folder: Path, step: int) -> Path:
 
 def member_tensors(stepper: Stepper, member: int) -> dict[str, Tensor]:
     """Return the live tensors that make up a member's state, by name."""
-    tensors = {name: tensor[member] for name, tensor in stepper.stack.tensors().items()}
+    tensors = {name: tensor[member] for name, tensor in stepper.stack.state().items()}
     for name, state in stepper.adam_state(member).items():
         tensors |= {f"{name}.{part}": value if value.ndim == 0 else value[0] for part, value in state.items()}
     tensors["last_fired"] = stepper.last_fired_KF[member]
+    tensors["fired"] = stepper.fired_KF[member]
     tensors["frozen"] = stepper.frozen_K[member]
     tensors["sums"] = stepper.sums_KM[member]
+    tensors["lambda_scale"] = stepper.lambda_scale_K[member]
     return tensors
 
 
 def save_checkpoint(folder: Path, stepper: Stepper, member: int, step: int, extra: dict[str, Any]) -> None:
     """Write a member's state after `step` steps with `extra` (JSON) and drop all but the newest files."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in member_tensors(stepper, member).items()}
+    kept = {f"{PENALTY}{name}": tensor for name, tensor in stepper.penalty_states[member].items()}
+    live = member_tensors(stepper, member) | kept
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in live.items()}
     metadata = {"step": str(step), "extra": json.dumps(extra)}
     replace_atomically(checkpoint_file(folder, step), save(tensors, metadata))
     for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
@@ -77,4 +83,9 @@ def load_checkpoint(folder: Path, stepper: Stepper, member: int, step: int) -> d
             if saved.shape != tensor.shape:
                 raise UserError(f"{file}: {name} has shape {tuple(saved.shape)}, expected {tuple(tensor.shape)}")
             tensor.copy_(saved)
+        stepper.penalty_states[member] = {
+            name.removeprefix(PENALTY): opened.get_tensor(name).to(stepper.device)
+            for name in opened.keys()  # noqa: SIM118 (it is a file)
+            if name.startswith(PENALTY)
+        }
         return json.loads(opened.metadata()["extra"])

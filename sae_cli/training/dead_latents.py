@@ -1,4 +1,4 @@
-"""Dead latents: which they are, and error-proportional resampling (ProLU author's recipe, after Anthropic 2023)."""
+"""Dead latents: error-proportional resampling (ProLU author's recipe, after Anthropic 2023)."""
 
 from collections.abc import Iterator
 
@@ -11,11 +11,6 @@ from sae_cli.training.step import Stepper
 
 ENCODER_NORM = 0.2
 """Encoder norm of a resampled latent as a share of the mean norm of live latents."""
-
-
-def dead_latents(stepper: Stepper, rows_seen: int) -> Tensor:
-    """Return which latents (K, F) have not fired on the last `train.dead_after` rows."""
-    return rows_seen - stepper.last_fired_KF > stepper.train.dead_after
 
 
 def collect_rows(batches: Iterator[Tensor], count: int) -> Tensor:
@@ -39,11 +34,11 @@ def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[
     """Point each member's dead latents at inputs it reconstructs badly; return how many it was for each member.
 
     A dead latent gets the direction of an input x - b_dec drawn with probability proportional to its squared error,
-    an encoder of 0.2 of the mean live norm, bias 0 and a fresh Adam state. Draws depend on the member's seed and the
-    step alone.
+    an encoder of 0.2 of the mean live norm, bias 0, its nonlinearity's first parameters and a fresh Adam state.
+    Draws depend on the member's seed and the step alone.
     """
     stack, counts = stepper.stack, []
-    dead_KF = dead_latents(stepper, rows_seen)
+    dead_KF = stepper.resampled(rows_seen)
     for k in range(stack.members):
         dead_F = dead_KF[k]
         dead = int(dead_F.sum())
@@ -61,10 +56,14 @@ def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[
         stack.W_dec_KFD[k, dead_F] = directions
         stack.W_enc_KDF[k, :, dead_F] = directions.T * norm * ENCODER_NORM
         stack.b_enc_KF[k, dead_F] = 0
-        state = stepper.adam_state(k)
-        for moment in ("exp_avg", "exp_avg_sq"):
-            state["W_dec_KFD"][moment][0, dead_F] = 0
-            state["W_enc_KDF"][moment][0, :, dead_F] = 0
-            state["b_enc_KF"][moment][0, dead_F] = 0
+        for name, value in stack.nonlinearity.start(stack.settings[k]).items():
+            if name in stack.learned_KF:
+                stack.learned_KF[name][k, dead_F] = value
+        for name, state in stepper.adam_state(k).items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if name == "W_enc_KDF":
+                    state[moment][0, :, dead_F] = 0
+                elif name != "b_dec_KD":
+                    state[moment][0, dead_F] = 0
         stepper.last_fired_KF[k, dead_F] = rows_seen
     return counts

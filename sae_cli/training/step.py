@@ -1,7 +1,4 @@
-"""One training step of a stack: loss, gradient, update.
-
-L = mean_B ||x - x_hat||^2 + lambda mean_B P(f) + gamma D Omega(W_dec), per member; x is scaled to E||x||^2 = D.
-"""
+"""One training step of a stack: losses, gradients, update; the loss itself is in loss.py."""
 
 from collections.abc import Sequence
 
@@ -9,26 +6,14 @@ import torch
 from torch import Tensor
 
 from sae_cli.config.schema import Config
-from sae_cli.dictionary.stack import NAMES, SAEStack
-from sae_cli.losses.orthogonality import ORTHOGONALITY
-from sae_cli.losses.sparsity import SPARSITY
-from sae_cli.randomness import derive_seed
-from sae_cli.training.schedules import learning_rate, per_member, ramp, total_steps
+from sae_cli.dictionary.stack import SAEStack
+from sae_cli.training.loss import Losses, Weights, losses
+from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp, total_steps
 
-METRICS = ("loss", "mse", "sparsity", "orthogonality", "l0", "grad_norm")
+METRICS = ("loss", "mse", "sparsity", "orthogonality", "auxiliary", "l0", "grad_norm")
 
-
-EXACT_ROWS = 256
-"""Rows whose firings bf16 counts exactly."""
-
-
-def firing_counts(acts_KBF: Tensor) -> Tensor:
-    """Return on how many rows each latent fires (K, F), fp32 and exact, by products over blocks of rows."""
-    B = acts_KBF.shape[1]
-    rows = torch.arange(B, device=acts_KBF.device) // EXACT_ROWS
-    blocks = torch.arange(-(-B // EXACT_ROWS), device=acts_KBF.device)
-    membership = (rows == blocks.unsqueeze(1)).to(acts_KBF.dtype)
-    return (membership @ acts_KBF.sign()).float().sum(1)
+TARGET_BAND = 0.1
+"""Relative distance from the target L0 at which lambda moves at its full rate; nearer it moves in proportion."""
 
 
 class Stepper:
@@ -42,9 +27,13 @@ class Stepper:
         self.gamma_K = per_member([c.orthogonality.weight for c in configs], device)
         self.lambda_warmup_K = per_member([c.sparsity.warmup for c in configs], device)
         self.gamma_warmup_K = per_member([c.orthogonality.warmup for c in configs], device)
+        self.target_l0_K = per_member([c.sparsity.target_l0 for c in configs], device)
         self.penalised = [c.orthogonality.weight != 0 for c in configs]
+        self.lambda_scale_K = torch.ones(stack.members, device=device)
+        self.penalty_states: list[dict[str, Tensor]] = [{} for _ in configs]
         self.frozen_K = torch.zeros(stack.members, dtype=torch.bool, device=device)
         self.last_fired_KF = torch.zeros(stack.b_enc_KF.shape, dtype=torch.int64, device=device)
+        self.fired_KF = torch.zeros_like(self.last_fired_KF)
         self.sums_KM = torch.zeros(stack.members, len(METRICS), dtype=torch.float64, device=device)
         self.optimisers = [self._optimiser(stack.part(slice(k, k + 1))) for k in range(stack.members)]
         # A batched product of several members is slower than a loop on a CPU: K B F latents leave its cache.
@@ -68,60 +57,74 @@ class Stepper:
         """Return the live optimiser state of a member by parameter name (leading axis 1)."""
         optimiser = self.optimisers[member]
         tensors = optimiser.param_groups[0]["params"]
-        return {name: optimiser.state[tensor] for name, tensor in zip(NAMES, tensors, strict=True)}
+        return {name: optimiser.state[tensor] for name, tensor in zip(self.stack.tensors(), tensors, strict=True)}
 
     def penalty_weights(self, step: int) -> tuple[Tensor, Tensor]:
         """Return lambda (K,) and gamma (K,) at `step`, warm-ups included."""
-        lam_K = self.lambda_K * ramp(step, self.lambda_warmup_K, self.steps)
+        lam_K = self.lambda_K * self.lambda_scale_K * ramp(step, self.lambda_warmup_K, self.steps)
         gamma_K = self.gamma_K * ramp(step, self.gamma_warmup_K, self.steps)
         return lam_K, gamma_K
+
+    def dead(self, rows_seen: int) -> Tensor:
+        """Return which latents (K, F) have not fired on the last `train.dead_after` rows."""
+        return rows_seen - self.last_fired_KF > self.train.dead_after
+
+    def resampled(self, rows_seen: int) -> Tensor:
+        """Return which latents (K, F) are replaced at a resampling: the dead, or those that fire too rarely."""
+        if not self.train.dead_frequency:
+            return self.dead(rows_seen)
+        window = min(rows_seen, self.train.dead_after)
+        return self.fired_KF < self.train.dead_frequency * window
+
+    def _count_firings(self, members: slice, counts_KF: Tensor, step: int) -> None:
+        """Count on how many of the last `dead_after` rows before each resampling a latent fires."""
+        batches = -(-self.train.dead_after // self.train.batch)
+        if step in {due - batches for due in due_steps(self.train.resample_at, self.steps)}:
+            self.fired_KF[members] = 0
+        self.fired_KF[members] += counts_KF.long()
 
     def step(self, step: int, x_BD: Tensor) -> None:
         """Update every member that is not frozen on scaled activations (B, D)."""
         lam_K, gamma_K = self.penalty_weights(step)
+        every = self.shared.orthogonality.every
+        dead_KF = self.dead(step * len(x_BD))
         for members in self.parts:
             part = self.stack.part(members)
-            due = any(self.penalised[members]) and step % self.shared.orthogonality.every == 0
-            loss_K, measured_KM, counts_KF = self._losses(part, x_BD, step, lam_K[members], gamma_K[members], due)
-            gradients = torch.autograd.grad(loss_K.sum(), list(part.tensors().values()))
+            weights = Weights(
+                lam_K[members],
+                gamma_K[members] * every,
+                [penalised and step % every == 0 for penalised in self.penalised[members]],
+            )
+            found = losses(part, self.shared, x_BD, dead_KF[members], weights, step, self.penalty_states[members])
+            tensors = part.tensors()
+            gradients = torch.autograd.grad(found.loss_K.sum(), list(tensors.values()), materialize_grads=True)
             with torch.no_grad():
-                self._update(members, dict(zip(NAMES, gradients, strict=True)), measured_KM, step)
-                self.last_fired_KF[members].masked_fill_(counts_KF > 0, (step + 1) * len(x_BD))
+                self._update(members, dict(zip(tensors, gradients, strict=True)), found, step)
+                part.nonlinearity.observe(found.acts_KBF, part.parameters())
+                self.last_fired_KF[members].masked_fill_(found.counts_KF > 0, (step + 1) * len(x_BD))
+                if self.train.dead_frequency:
+                    self._count_firings(members, found.counts_KF, step)
+                self._move_lambda(members, found.counts_KF.sum(1) / len(x_BD), step)
 
-    def _losses(
-        self, part: SAEStack, x_BD: Tensor, step: int, lam_K: Tensor, gamma_K: Tensor, penalise: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss (K,), the METRICS (K, M) with a 0 for the gradient norm, and firing counts (K, F)."""
-        D = x_BD.shape[1]
-        device_type = x_BD.device.type
-        with torch.autocast(device_type, torch.bfloat16, enabled=self.train.precision == "bf16"):
-            acts_KBF = part.encode(x_BD)
-            x_hat_KBD = part.decode(acts_KBF)
-            omega_K = self._orthogonality(part, step) if penalise else torch.zeros_like(lam_K)
-        mse_K = (x_BD - x_hat_KBD).float().square().sum(2).mean(1)
-        sparsity_K = SPARSITY[self.shared.sparsity.kind](acts_KBF, self.shared.sparsity)
-        loss_K = mse_K + lam_K * sparsity_K + gamma_K * D * self.shared.orthogonality.every * omega_K
-        with torch.no_grad():
-            counts_KF = firing_counts(acts_KBF)
-            l0_K = counts_KF.sum(1) / len(x_BD)
-            measured_KM = torch.stack([loss_K, mse_K, sparsity_K, omega_K, l0_K, torch.zeros_like(l0_K)], 1).detach()
-        return loss_K, measured_KM, counts_KF
+    def _move_lambda(self, members: slice, l0_K: Tensor, step: int) -> None:
+        """Raise lambda where L0 is above its target and lower it where it is below, once its warm-up is over."""
+        target_K = self.target_l0_K[members]
+        if not any(config.sparsity.target_l0 for config in self.configs[members]):
+            return
+        distance_K = ((l0_K - target_K) / (TARGET_BAND * target_K).clamp(min=1e-9)).clamp(-1, 1)
+        due_K = (target_K > 0) & (ramp(step, self.lambda_warmup_K[members], self.steps) == 1)
+        self.lambda_scale_K[members] *= 1 + self.shared.sparsity.target_rate * distance_K * due_K
 
-    def _orthogonality(self, part: SAEStack, step: int) -> Tensor:
-        """Return Omega (K,) of the directions."""
-        settings = self.shared.orthogonality
-        penalty = ORTHOGONALITY[settings.kind]
-        assert penalty is not None, "orthogonality=none has weight 0"
-        return penalty(part.W_dec_KFD, settings, derive_seed(self.train.data_seed, "orthogonality", step))
-
-    def _update(self, members: slice, gradients: dict[str, Tensor], measured_KM: Tensor, step: int) -> None:
+    def _update(self, members: slice, gradients: dict[str, Tensor], found: Losses, step: int) -> None:
         """Project, clip, freeze what is not finite, and apply Adam; keep unit directions."""
-        directions_KFD = self.stack.W_dec_KFD[members]
-        grad_KFD = gradients["W_dec_KFD"]
-        grad_KFD -= (grad_KFD * directions_KFD).sum(-1, keepdim=True) * directions_KFD
+        unit = self.shared.sae.decoder_norm == "unit"
+        if unit:
+            directions_KFD, grad_KFD = self.stack.W_dec_KFD[members], gradients["W_dec_KFD"]
+            grad_KFD -= (grad_KFD * directions_KFD).sum(-1, keepdim=True) * directions_KFD
         norm_K = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
-        measured_KM[:, METRICS.index("grad_norm")] = norm_K
-        self.frozen_K[members] |= ~torch.isfinite(norm_K + measured_KM[:, 0])
+        l0_K = found.counts_KF.sum(1) / found.acts_KBF.shape[1]
+        measured = (found.loss_K, found.mse_K, found.sparsity_K, found.omega_K, found.auxiliary_K, l0_K, norm_K)
+        self.frozen_K[members] |= ~torch.isfinite(norm_K + found.loss_K)
         # Adam divides gradients by grad_scale and skips the update where found_inf is 1: both stay on the device.
         shrink_K = (norm_K / self.train.clip).clamp(min=1) if self.train.clip > 0 else torch.ones_like(norm_K)
         for offset, k in enumerate(range(members.start, members.stop)):
@@ -135,8 +138,9 @@ class Stepper:
             optimiser.found_inf = self.frozen_K[k].float()  # type: ignore[attr-defined]
             optimiser.step()
             optimiser.zero_grad()
-            self.stack.part(slice(k, k + 1)).normalise_decoder()
-        self.sums_KM[members] += measured_KM
+            if unit:
+                self.stack.part(slice(k, k + 1)).normalise_decoder()
+        self.sums_KM[members] += torch.stack(measured, 1).detach()
 
     def take_metrics(self, count: int) -> Tensor:
         """Return the METRICS (K, M) averaged over the last `count` steps and start a new average."""

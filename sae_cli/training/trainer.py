@@ -16,7 +16,7 @@ from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.tracking import Tracker
 from sae_cli.sources import ActivationSource
 from sae_cli.training.checkpoint import load_checkpoint, save_checkpoint
-from sae_cli.training.dead_latents import collect_rows, dead_latents, resample
+from sae_cli.training.dead_latents import collect_rows, resample
 from sae_cli.training.progress import TrainingProgress
 from sae_cli.training.schedules import due_steps, learning_rate
 from sae_cli.training.step import METRICS, Stepper
@@ -107,7 +107,7 @@ class Trainer:
         train, rows = self.train, step * self.train.batch
         means_KM = self.stepper.take_metrics(count).tolist()
         lam_K, gamma_K = (weights.tolist() for weights in self.stepper.penalty_weights(step - 1))
-        dead_K = dead_latents(self.stepper, rows).float().mean(1).tolist()
+        dead_K = self.stepper.dead(rows).float().mean(1).tolist()
         negative_K = (self.stepper.stack.b_enc_KF < 0).float().mean(1).tolist()
         frozen_K = self.stepper.frozen_K.tolist()
         variance = self.source.variance * self.source.scale**2

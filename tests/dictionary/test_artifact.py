@@ -1,22 +1,28 @@
 """Artefacts: round trip, folded input scale, damage."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from sae_cli.config.schema import Config, SAEConfig
 from sae_cli.dictionary.artifact import SAE, load_sae, save_sae
+from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.errors import UserError
 
 
 def make_stack(nonlinearity="prolu_ste"):
     generator = torch.Generator().manual_seed(1)
-    shapes = [(2, 6, 9), (2, 9), (2, 9, 6), (2, 6)]
-    return SAEStack(nonlinearity, *(torch.randn(shape, generator=generator) for shape in shapes))
+    sae = SAEConfig(nonlinearity=nonlinearity, latents=9, k=3)
+    stack = SAEStack.initialise([Config(sae=sae)] * 2, torch.zeros(6), "cpu", torch.empty(0))
+    for tensor in stack.state().values():
+        tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    return stack
 
 
-@pytest.mark.parametrize("nonlinearity", ["relu", "prolu_relu", "prolu_ste"])
+@pytest.mark.parametrize("nonlinearity", sorted(NONLINEARITIES.keys() - {"batchtopk"}))
 def test_saved_member_acts_on_raw_rows_as_the_stack_on_scaled_rows(tmp_path, nonlinearity):
     stack, scale = make_stack(nonlinearity), 0.37
     x_BD = torch.randn(20, 6, generator=torch.Generator().manual_seed(2))
@@ -26,6 +32,18 @@ def test_saved_member_acts_on_raw_rows_as_the_stack_on_scaled_rows(tmp_path, non
     torch.testing.assert_close(sae.encode(x_BD), acts_KBF[1])
     torch.testing.assert_close(sae.decode(sae.encode(x_BD)), stack.decode(acts_KBF)[1] / scale)
     assert sae.metadata == {"run_id": "abc"}
+
+
+def test_row_normalised_members_act_on_raw_rows(tmp_path):
+    stack = make_stack("prolu_relu")
+    stack.settings = [replace(sae, input_norm="row") for sae in stack.settings]
+    x_BD = torch.randn(20, 6, generator=torch.Generator().manual_seed(2)) * torch.linspace(0.1, 30, 20).unsqueeze(1)
+    save_sae(tmp_path, stack.member(0, 1.0, {}))
+    acts_BF, x_hat_BD = load_sae(tmp_path).forward(x_BD)
+    scale_B1 = x_BD.norm(dim=1, keepdim=True) / 6**0.5
+    expected_KBF = stack.encode(x_BD / scale_B1)
+    torch.testing.assert_close(acts_BF, expected_KBF[0])
+    torch.testing.assert_close(x_hat_BD, stack.decode(expected_KBF)[0] * scale_B1)
 
 
 def test_encode_of_a_stack_equals_its_members_alone():

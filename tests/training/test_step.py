@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from sae_cli.dictionary.stack import SAEStack
-from sae_cli.training.dead_latents import dead_latents, resample
+from sae_cli.training.dead_latents import resample
 from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp
 from sae_cli.training.step import METRICS, Stepper
 from tests.training.points import point
@@ -77,7 +77,7 @@ def test_resampling_changes_live_storage_and_adam_state(tmp_path):
     before = {name: tensor.clone() for name, tensor in stack.tensors().items()}
     pointers = [tensor.data_ptr() for tensor in stack.tensors().values()]
     assert state["W_enc_KDF"]["exp_avg"][0, :, :5].abs().sum() > 0
-    assert dead_latents(stepper, 240).sum() == 5
+    assert stepper.dead(240).sum() == 5
 
     assert resample(stepper, rows(9, 300), 3, 240) == [5]
     assert [tensor.data_ptr() for tensor in stack.tensors().values()] == pointers
@@ -117,6 +117,29 @@ def test_learning_rate_rises_holds_and_falls(tmp_path):
     assert rates[9:80] == pytest.approx([1.0] * 71)
     assert rates[90] == pytest.approx(0.1 + 0.9 * 0.5)
     assert rates[99] == pytest.approx(0.1 + 0.9 * 0.05)
+
+
+def test_learning_rate_can_fall_early_and_rise_after_a_resampling(tmp_path):
+    words = ("train.tokens=8000", "train.decay=0.2", "train.decay_end=0.9", "train.final_lr=0.1")
+    train = point(tmp_path, *words, "train.resample_at=[0.5]", "train.resample_warmup=0.05").train
+    rates = [learning_rate(step, 1.0, 0.0, train) for step in range(100)]
+    assert rates[:50] == pytest.approx([1.0] * 50)
+    assert rates[50:56] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert rates[80] == pytest.approx(0.1 + 0.9 * 0.5)
+    assert rates[90:] == pytest.approx([0.1] * 10)
+
+
+def test_rarely_firing_latents_are_resampled_by_their_frequency_in_the_last_window(tmp_path):
+    words = ("train.resample_at=[0.25]", "train.dead_after=240", "train.dead_frequency=0.05")
+    _, stepper = make_stepper(tmp_path, *words)
+    fired = []
+    for step in range(10):
+        before = stepper.stack.part(slice(0, 1))
+        fired.append((before.encode(rows(step))[0] > 0).sum(0))
+        stepper.step(step, rows(step))
+    counts = torch.stack(fired[7:]).sum(0)  # the three batches of 80 rows before step 10 of 40
+    assert torch.equal(stepper.fired_KF[0], counts)
+    assert torch.equal(stepper.resampled(800)[0], counts < 0.05 * 240)
 
 
 def test_ramp_is_per_member():

@@ -1,0 +1,80 @@
+"""What a nonlinearity is: latents from pre-activations, and what losses and artefacts ask of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sae_cli.config.schema import SAEConfig
+
+Parameters = Mapping[str, Tensor]
+Settings = Sequence[SAEConfig]
+"""Settings of each member; only PER_MEMBER keys may differ."""
+
+
+class Nonlinearity:
+    """f = T(m, parameters) of the pre-activation without bias m (K, B, F); f has the shape and dtype of m.
+
+    Parameters are (K, 1, F) fp32 tensors by name: `b_enc`, what is learned beside it, and buffers. They are compared
+    in the precision of m, and their gradients are summed in fp32.
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ()
+    """Parameters (K, F) that are trained beside `b_enc`."""
+    buffers: ClassVar[tuple[str, ...]] = ()
+    """Parameters (K, F) that are kept with the weights but have no gradient."""
+    stored: ClassVar[tuple[str, ...]] = ()
+    """Vectors (F,) of an artefact beside `b_enc`."""
+    sparse_by_itself: ClassVar[bool] = False
+    """k fixes L0, so a sparsity penalty is refused."""
+    additive: ClassVar[bool] = True
+    """m enters as m + b_enc only, so a shift of m can be folded into the bias."""
+    negative: ClassVar[bool] = False
+    """Latents may be negative."""
+
+    def start(self, settings: SAEConfig) -> dict[str, float]:
+        """Return the initial value of each learned parameter and buffer."""
+        return {}
+
+    def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
+        """Return latents as in training."""
+        raise NotImplementedError
+
+    def margin(self, m: Tensor, P: Parameters) -> Tensor:
+        """Return how far each latent's gate is open: it fires where this is positive."""
+        return m + P["b_enc"].to(m.dtype)
+
+    def revived(self, m: Tensor, P: Parameters) -> Tensor:
+        """Return what a silent latent would give if its gate opened, for the AuxK loss."""
+        return torch.relu(m + P["b_enc"].to(m.dtype))
+
+    def penalised(self, m: Tensor, acts: Tensor, P: Parameters) -> Tensor:
+        """Return the values >= 0 that a sparsity penalty sums: the latents, unless a nonlinearity says otherwise."""
+        return acts
+
+    def auxiliary(self, m: Tensor, P: Parameters) -> Tensor | None:
+        """Return latents that must also reconstruct x through the detached decoder; None: there is no such loss."""
+        return None
+
+    def observe(self, acts: Tensor, P: Parameters) -> None:
+        """Update buffers in place after a training step."""
+
+    def store(self, P: Parameters) -> dict[str, Tensor]:
+        """Return the `stored` vectors of trained parameters."""
+        return {name: P[name] for name in self.stored}
+
+    def infer(self, m: Tensor, P: Parameters, k: int) -> Tensor:
+        """Return latents of an artefact; P holds `b_enc` and the `stored` vectors, k the artefact's k."""
+        return self.latents(m, P, (SAEConfig(nonlinearity="", k=k),))
+
+
+def keep_where_positive(values: Tensor, condition: Tensor) -> Tensor:
+    """Return `values` where `condition > 0`, else 0; one vectorised pass, several times faster than a boolean mask."""
+    return torch.ops.aten.threshold_backward(values, condition, 0)
+
+
+def sum_rows(values: Tensor) -> Tensor:
+    """Return the sum over rows (..., 1, F) in at least fp32, as a product so that low precision is summed in fp32."""
+    ones = values.new_ones(*values.shape[:-2], 1, values.shape[-2])
+    return (ones @ values).to(torch.promote_types(values.dtype, torch.float32))

@@ -6,15 +6,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from sae_cli.config.convert import flat
-from sae_cli.config.schema import Config
+from sae_cli.config.schema import Config, SourceConfig
 from sae_cli.errors import UserError, suggest
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
+SIZED = ("chanin", "sharkey", "tms", "tree", "sanity", "synthbench", "hierarchical")
+"""Synthetic sources beside three_features and features."""
+FORESTS = ("chanin", "tree", "hierarchical", "synthbench")
+
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model.dtype": PRECISIONS,
     "model.processing": ("raw", "folded"),
-    "source.kind": ("language_model", "vectors", "three_features", "features"),
+    "source.kind": ("language_model", "vectors", "three_features", "features", *SIZED),
+    "source.law": ("zipf", "geometric", "log_uniform"),
+    "source.strength": ("uniform", "lognormal", "normal"),
     "cache.dtype": PRECISIONS,
     "sae.nonlinearity": (
         *("relu", "prolu_relu", "prolu_ste", "prolu_mixed", "prolu_hybrid", "trec", "tlin", "jumprelu", "topk"),
@@ -37,20 +43,20 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 RANGES: dict[str, str] = {
     "(-inf, inf)": "sae.bias_init orthogonality.weight",
-    "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed cache.tokens "
-    "cache.seed sae.auxk_weight sae.preact_weight sparsity.weight sparsity.target_l0 train.clip train.data_seed "
-    "train.checkpoint_every eval.rows eval.contexts seed",
+    "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed source.l0 "
+    "source.trees source.depth cache.tokens cache.seed sae.auxk_weight sae.preact_weight sparsity.weight "
+    "sparsity.target_l0 train.clip train.data_seed train.checkpoint_every eval.rows eval.contexts seed",
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
     "sparsity.bandwidth orthogonality.exponent train.lr",
-    "[1, inf)": "model.batch cache.validation_tokens cache.shuffle_bytes cache.shard_bytes cache.mix_bytes sae.latents "
-    "sae.k sae.auxk_latents orthogonality.tile orthogonality.every train.tokens train.batch train.resample_rows "
-    "train.dead_after train.log_every eval.batch",
+    "[1, inf)": "model.batch source.rank source.branching source.sets cache.validation_tokens cache.shuffle_bytes "
+    "cache.shard_bytes cache.mix_bytes sae.latents sae.k sae.auxk_latents orthogonality.tile orthogonality.every "
+    "train.tokens train.batch train.resample_rows train.dead_after train.log_every eval.batch",
     "[2, inf)": "model.context orthogonality.chunk",
-    "[0, 1]": "source.cooccurrence source.magnitude_spread sae.alpha_m sae.alpha_b sparsity.warmup "
-    "orthogonality.warmup train.warmup train.decay train.final_lr "
+    "[0, 1]": "source.cooccurrence source.magnitude_spread source.child_probability source.probability_min "
+    "sae.alpha_m sae.alpha_b sparsity.warmup orthogonality.warmup train.warmup train.decay train.final_lr "
     "train.resample_warmup",
-    "[0, 1)": "train.beta1 train.beta2 train.dead_frequency",
-    "(0, 1]": "train.decay_end source.probability source.rare sparsity.exponent",
+    "[0, 1)": "source.correlation train.beta1 train.beta2 train.dead_frequency",
+    "(0, 1]": "source.probability source.rare source.decay sparsity.exponent train.decay_end",
     "(0, 1)": "text.validation sae.prefixes sparsity.target_rate train.resample_at",
     "[-1, 1)": "orthogonality.threshold",
 }
@@ -96,10 +102,8 @@ def combination_problems(config: Config) -> Iterator[str]:
         yield "cache.tokens=0 means every row and works with source=vectors only"
     if source.kind != "language_model" and config.cache.hooks:
         yield "cache.hooks is for source=language_model only"
-    if source.kind == "features" and not (source.features and source.width):
-        yield "source=features needs source.features and source.width above 0"
-    if source.kind == "features" and source.orthogonal and source.features > source.width:
-        yield f"source.orthogonal=true needs source.features={source.features} <= source.width={source.width}"
+    if source.kind in ("features", *SIZED):
+        yield from synthetic_problems(source)
     if penalty.kind == "none" and penalty.weight != 0:
         yield f"{gamma} needs a penalty: add orthogonality=chunked (or nearest, all_pairs)"
     if penalty.weight < 0:
@@ -110,6 +114,48 @@ def combination_problems(config: Config) -> Iterator[str]:
         yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
     if train.warmup + train.decay > train.decay_end:
         yield f"train.warmup={train.warmup} and train.decay={train.decay} are above train.decay_end={train.decay_end}"
+
+
+def synthetic_problems(source: SourceConfig) -> Iterator[str]:
+    """Yield what is wrong with the sizes and probabilities of a synthetic source."""
+    kind, features, width = source.kind, source.features, source.width
+    if not (features and width):
+        yield f"source={kind} needs source.features and source.width above 0"
+    if source.orthogonal and kind not in ("tms", "synthbench") and features > width:
+        yield f"source.orthogonal=true needs source.features={features} <= source.width={width}"
+    if source.probability_min > source.probability:
+        yield f"source.probability_min={source.probability_min} is above source.probability={source.probability}"
+    if source.law == "log_uniform" and source.probability_min == 0:
+        yield "source.law=log_uniform needs source.probability_min above 0"
+    if source.l0 and (kind == "tms" or source.l0 > features):
+        yield f"source.l0={source.l0} does not go with source={kind} of {features} features"
+    if source.cooccurrence and kind != "features":
+        yield f"source.cooccurrence={source.cooccurrence} is for source=three_features and source=features"
+    if source.correlation and kind not in ("sharkey", "hierarchical", "synthbench"):
+        yield f"source.correlation={source.correlation} is for source=sharkey, hierarchical and synthbench"
+    in_trees = source.trees * sum(source.branching**level for level in range(source.depth + 1))
+    if source.trees and kind not in FORESTS:
+        yield f"source.trees={source.trees} is for source={', '.join(FORESTS)}"
+    elif in_trees > features:
+        yield f"{source.trees} trees of depth {source.depth} have {in_trees} features, source.features={features}"
+    if source.exclusive and kind in ("chanin", "tree", "hierarchical"):
+        together = source.branching * source.child_probability
+        if together > 1 + 1e-9:
+            yield f"source.exclusive=true: source.branching * source.child_probability = {together:g} is above 1"
+    if kind == "tms" and features and width:
+        yield from _set_problems(source)
+
+
+def _set_problems(source: SourceConfig) -> Iterator[str]:
+    """tms: a set is orthonormal, an antipodal pair or a polygon in its share of the dimensions."""
+    size, room = source.features // source.sets, source.width // source.sets
+    if source.features % source.sets:
+        yield f"source.features={source.features} is not a multiple of source.sets={source.sets}"
+    elif not (room >= size or (room, size) == (1, 2) or room == 2):
+        yield (
+            f"source=tms cannot place sets of {size} features in {room} of source.width={source.width} dimensions: "
+            f"set source.width={2 * source.sets} (polygons) or {size * source.sets} (orthonormal)"
+        )
 
 
 def _inside(number: Any, interval: str) -> bool:

@@ -66,29 +66,63 @@ class SourceConfig:
     """Where activations come from, and the settings of the synthetic generators."""
 
     kind: str = MISSING
-    """language_model | vectors | three_features | features."""
+    """language_model | vectors | three_features | features | chanin | sharkey | tms | tree | sanity | synthbench |
+    hierarchical. What each synthetic generator draws stands in sae_cli/sources/synthetic/source.py."""
     path: str = ""
     """source=vectors: a .npy or .safetensors file, or a folder of these, each holding (rows, width) arrays."""
     features: int = 0
-    """source=features: number of true features."""
+    """Synthetic but three_features: number of true features."""
     width: int = 0
-    """source=features: dimension D of the activations."""
+    """Synthetic but three_features: dimension D of the activations."""
     probability: float = 0.01
-    """Synthetic: probability that the most frequent feature (three_features: the first and second) fires on a row."""
+    """Synthetic: probability that the most frequent feature fires on a row (three_features: the first and second;
+    chanin, tree: each root of a tree; tms: each set)."""
     rare: float = 0.03
-    """source=three_features: probability that the third feature fires on a row."""
+    """Probability that the third feature (three_features) or a feature without a tree (chanin, tree) fires on a row."""
+    probability_min: float = 0.0
+    """Probability of the least frequent feature under law=log_uniform, and under law=zipf where it is above 0."""
+    law: str = "zipf"
+    """Synthetic: firing probabilities by rank i, from the most frequent: zipf: 1 / (i+1)^zipf | geometric: decay^i |
+    log_uniform: random between probability_min and probability."""
     zipf: float = 0.0
-    """source=features: exponent s of firing probabilities p_i = probability / (i+1)^s; 0: all equal."""
+    """Exponent of law=zipf; 0: all equal."""
+    decay: float = 0.99
+    """Ratio of neighbouring probabilities under law=geometric."""
+    l0: float = 0.0
+    """Expected number of features that fire on a row: all probabilities of roots are multiplied to give it;
+    0: probabilities as they are."""
     cooccurrence: float = 0.0
-    """Synthetic: share of rows on which features 1, 3, 5... copy features 0, 2, 4...; 0: independent. In [0, 1]."""
+    """three_features, features: share of rows on which features 1, 3, 5... copy features 0, 2, 4...; 0: independent.
+    In [0, 1]."""
+    correlation: float = 0.0
+    """Of the Gaussian copula; hierarchical: between roots of a group; sharkey: how much of z is shared; synthbench:
+    deviation of the loadings; 0: independent."""
+    rank: int = 1
+    """Number of factors of the Gaussian copula (hierarchical: of groups of roots)."""
+    trees: int = 0
+    """chanin, tree, hierarchical, synthbench: number of trees; features beyond them stand alone."""
+    branching: int = 1
+    """Children of each feature of a tree above its depth."""
+    depth: int = 0
+    """Levels below the root of a tree; a child fires only with its parent. 0: no hierarchy."""
+    child_probability: float = 0.2
+    """chanin, tree, hierarchical: probability that a child fires on a row on which its parent fires."""
+    exclusive: bool = False
+    """At most one child of a feature fires on a row."""
+    sets: int = 2
+    """source=tms: number of sets of features/sets features; one of each fires."""
+    strength: str = "uniform"
+    """Strengths of features that fire: uniform: magnitude (1 +- spread) | lognormal: magnitude exp(spread N(0, 1)) |
+    normal: magnitude (1 + spread N(0, 1)), not firing if negative."""
     magnitude: float = 1.0
-    """Synthetic: mean strength of a feature that fires."""
+    """Synthetic: mean strength of a feature that fires (lognormal: the median; synthbench: of the first feature,
+    falling to four fifths of it at the last)."""
     magnitude_spread: float = 0.0
-    """Synthetic: strengths are uniform in magnitude * (1 +- spread); 0: fixed. In [0, 1]."""
+    """Synthetic: relative spread of strengths; 0: fixed. In [0, 1]."""
     noise: float = 0.0
     """Synthetic: standard deviation of Gaussian noise added to every coordinate."""
     orthogonal: bool = False
-    """source=features: true directions are orthonormal (needs features <= width) instead of random."""
+    """True directions are orthonormal (needs features <= width) instead of random (tms, synthbench: their own)."""
     seed: int = 0
     """Synthetic: seed of the true directions and of the draws."""
 

@@ -43,23 +43,20 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 RANGES: dict[str, str] = {
     "(-inf, inf)": "sae.bias_init orthogonality.weight",
-    "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed cache.tokens "
-    "cache.seed sae.auxk_weight sae.preact_weight sparsity.weight sparsity.target_l0 train.clip train.data_seed "
-    "train.checkpoint_every eval.rows eval.contexts seed "
-    "source.l0 source.trees source.depth",
+    "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed source.l0 "
+    "source.trees source.depth cache.tokens cache.seed sae.auxk_weight sae.preact_weight sparsity.weight "
+    "sparsity.target_l0 train.clip train.data_seed train.checkpoint_every eval.rows eval.contexts seed",
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
     "sparsity.bandwidth orthogonality.exponent train.lr",
-    "[1, inf)": "model.batch cache.validation_tokens cache.shuffle_bytes cache.shard_bytes cache.mix_bytes sae.latents "
-    "sae.k sae.auxk_latents orthogonality.tile orthogonality.every train.tokens train.batch train.resample_rows "
-    "train.dead_after train.log_every eval.batch "
-    "source.rank source.branching source.sets",
+    "[1, inf)": "model.batch source.rank source.branching source.sets cache.validation_tokens cache.shuffle_bytes "
+    "cache.shard_bytes cache.mix_bytes sae.latents sae.k sae.auxk_latents orthogonality.tile orthogonality.every "
+    "train.tokens train.batch train.resample_rows train.dead_after train.log_every eval.batch",
     "[2, inf)": "model.context orthogonality.chunk",
-    "[0, 1]": "source.cooccurrence source.magnitude_spread sae.alpha_m sae.alpha_b sparsity.warmup "
-    "orthogonality.warmup train.warmup train.decay train.final_lr "
-    "train.resample_warmup "
-    "source.child_probability source.probability_min",
-    "[0, 1)": "train.beta1 train.beta2 train.dead_frequency source.correlation",
-    "(0, 1]": "train.decay_end source.probability source.rare sparsity.exponent source.decay",
+    "[0, 1]": "source.cooccurrence source.magnitude_spread source.child_probability source.probability_min "
+    "sae.alpha_m sae.alpha_b sparsity.warmup orthogonality.warmup train.warmup train.decay train.final_lr "
+    "train.resample_warmup",
+    "[0, 1)": "source.correlation train.beta1 train.beta2 train.dead_frequency",
+    "(0, 1]": "source.probability source.rare source.decay sparsity.exponent train.decay_end",
     "(0, 1)": "text.validation sae.prefixes sparsity.target_rate train.resample_at",
     "[-1, 1)": "orthogonality.threshold",
 }

@@ -18,8 +18,7 @@ class RowNormalised:
 
     def __init__(self, source: ActivationSource) -> None:
         self.source, self.d_model = source, source.d_model
-        self.fingerprint, self.true_GD = source.fingerprint, source.true_GD
-        self.parents_G = source.parents_G
+        self.fingerprint, self.true_GD, self.parents_G = source.fingerprint, source.true_GD, source.parents_G
         rows_ND = next(self.batches(0, STATISTICS_ROWS)).double()
         self.mean_D = rows_ND.mean(0).float()
         self.variance = float((rows_ND - rows_ND.mean(0)).square().sum(1).mean())

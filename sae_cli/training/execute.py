@@ -137,8 +137,9 @@ def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool, evalu
             run.set_status("running", start, steps, plan.run_id)
         members: list[Member] = []
         try:
-            source = open_source(config, device)
-            source = RowNormalised(source) if config.sae.input_norm == "row" else source
+            source: ActivationSource = open_source(config, device)
+            if config.sae.input_norm == "row":
+                source = RowNormalised(source)
             for run, (point, plan, _) in zip(runs, points, strict=True):
                 tracker = open_tracker(point, plan.run_id, run.stamp["attempt"], run.path, start > 0)
                 members.append(Member(point, run, plan.run_id, stack.enter_context(tracker)))

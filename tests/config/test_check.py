@@ -69,7 +69,7 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["orthogonality=nearest", "orthogonality.weight=-1"], "needs a cap and is not supported"),
         (["orthogonality=nearest", "sae.latents=1"], "sae.latents of at least 2"),
         (["train.tokens=100"], "train.batch=2048 is above train.tokens=100"),
-        (["train.warmup=0.9"], "above 1 together"),
+        (["train.warmup=0.9"], "above train.decay_end=1"),
     ],
 )
 def test_bad_values_name_their_key(overrides: list[str], expected: str) -> None:

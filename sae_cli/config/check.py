@@ -132,7 +132,7 @@ def dictionary_problems(config: Config) -> Iterator[str]:
     if counted and sae.k > sae.latents:
         yield f"sae.k={sae.k} is above sae.latents={sae.latents}: lower sae.k"
     if counted and sae.preact_weight:
-        yield f"sae.preact_weight has no use with {name}, where a latent has no distance from firing: use sae.auxk_weight"
+        yield f"sae.preact_weight has no use with {name}, whose latents compete for places: use sae.auxk_weight"
     if fixed and sparsity.kind == "l0" and sparsity.weight != 0:
         yield f"sparsity=l0 moves biases and thresholds, and {name} learns none: use sparsity=l1, or sae=jumprelu"
     if fixed and sae.bias_init != 0:
@@ -147,7 +147,7 @@ def dictionary_problems(config: Config) -> Iterator[str]:
             yield f"sae.{key}={getattr(sae, key)} has no effect with {name}: use sae=prolu_mixed or sae=prolu_hybrid"
     straight = sae.nonlinearity == "prolu_ste" or (blended and (sae.alpha_m or sae.alpha_b))
     if sae.ste != "step" and not straight:
-        yield f"sae.ste={sae.ste} has no effect with {name}: use sae=prolu_ste, or prolu_mixed with sae.alpha_m, alpha_b"
+        yield f"sae.ste={sae.ste} has no effect with {name}: use sae=prolu_ste, or sae=prolu_mixed with its alphas"
     if any(left >= right for left, right in pairwise(sae.prefixes)):
         yield f"sae.prefixes={sae.prefixes} must increase"
 

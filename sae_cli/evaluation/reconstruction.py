@@ -53,8 +53,9 @@ class Reconstruction:
         """Return the `reconstruction` section; a ratio with a zero denominator is NaN.
 
         l0, l1, sqrt_l1: means over rows of the number, sum and sum of square roots of active latents, of their size
-        where they may be negative (units of the scaled input). mse: squared error summed over D (raw units squared). nmse = E||e||^2 / E||x||^2.
-        shrinkage = E||x_hat||^2 / E<x, x_hat>, below 1 if reconstructions are too short (arXiv 2404.16014 eq. 10).
+        where they may be negative (units of the scaled input). mse: squared error summed over D (raw units squared).
+        nmse = E||e||^2 / E||x||^2. shrinkage = E||x_hat||^2 / E<x, x_hat>, below 1 if reconstructions are too short
+        (arXiv 2404.16014 eq. 10).
         """
         l1, sqrt_l1, error, square, square_hat, product = self._sums.tolist()
         variance = float(self._centred_square - self._centred_D.square().sum() / max(self.rows, 1))

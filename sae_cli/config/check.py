@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from sae_cli.config.convert import flat
@@ -41,6 +42,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 """Keys with a fixed set of values. A test holds them equal to the registries, which need torch to import."""
 
+COUNTED = ("topk", "batchtopk")
+"""Nonlinearities whose L0 is sae.k."""
+FIXED_GATE = ("trec", "tlin")
+"""Nonlinearities that learn neither a bias nor a threshold."""
+BLENDED = ("prolu_mixed", "prolu_hybrid")
+"""Nonlinearities that read sae.alpha_m and sae.alpha_b."""
+OTHER_PENALTIES = ("sqrt_l1", "lp", "tanh", "l0")
+
 RANGES: dict[str, str] = {
     "(-inf, inf)": "sae.bias_init orthogonality.weight",
     "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed source.l0 "
@@ -65,7 +74,7 @@ RANGES: dict[str, str] = {
 
 def check(config: Config) -> None:
     """Raise one UserError that lists every problem, joined by `; `."""
-    problems = [*value_problems(config), *combination_problems(config)]
+    problems = [*value_problems(config), *combination_problems(config), *dictionary_problems(config)]
     if problems:
         raise UserError("; ".join(problems))
 
@@ -156,6 +165,39 @@ def _set_problems(source: SourceConfig) -> Iterator[str]:
             f"source=tms cannot place sets of {size} features in {room} of source.width={source.width} dimensions: "
             f"set source.width={2 * source.sets} (polygons) or {size * source.sets} (orthonormal)"
         )
+
+
+def dictionary_problems(config: Config) -> Iterator[str]:
+    """Yield settings of the nonlinearity, sparsity and dead latents that exclude each other or have no effect."""
+    sae, sparsity = config.sae, config.sparsity
+    name = f"sae.nonlinearity={sae.nonlinearity}"
+    counted, fixed = sae.nonlinearity in COUNTED, sae.nonlinearity in FIXED_GATE
+    blended = sae.nonlinearity in BLENDED
+    if counted and sparsity.weight != 0:
+        yield f"{name} fires sae.k latents, so sparsity.weight={sparsity.weight} must be 0: add sparsity=none"
+    elif sparsity.kind == "none" and sparsity.weight != 0:
+        yield f"sparsity.weight={sparsity.weight} needs a penalty: add sparsity=l1 (or {', '.join(OTHER_PENALTIES)})"
+    if counted and sae.k > sae.latents:
+        yield f"sae.k={sae.k} is above sae.latents={sae.latents}: lower sae.k"
+    if counted and sae.preact_weight:
+        yield f"sae.preact_weight has no use with {name}, whose latents compete for places: use sae.auxk_weight"
+    if fixed and sparsity.kind == "l0" and sparsity.weight != 0:
+        yield f"sparsity=l0 moves biases and thresholds, and {name} learns none: use sparsity=l1, or sae=jumprelu"
+    if fixed and sae.bias_init != 0:
+        yield f"sae.bias_init={sae.bias_init} has no effect: {name} has no encoder bias; set sae.theta"
+    if sparsity.target_l0 and (counted or sparsity.weight == 0):
+        fix = f"{name} reaches it with sae.k" if counted else "sparsity.weight=0 cannot be moved; start it above 0"
+        yield f"sparsity.target_l0={sparsity.target_l0}: {fix}"
+    if sparsity.target_l0 > sae.latents:
+        yield f"sparsity.target_l0={sparsity.target_l0} is above sae.latents={sae.latents}"
+    for key in ("alpha_m", "alpha_b"):
+        if getattr(sae, key) and not blended:
+            yield f"sae.{key}={getattr(sae, key)} has no effect with {name}: use sae=prolu_mixed or sae=prolu_hybrid"
+    straight = sae.nonlinearity == "prolu_ste" or (blended and (sae.alpha_m or sae.alpha_b))
+    if sae.ste != "step" and not straight:
+        yield f"sae.ste={sae.ste} has no effect with {name}: use sae=prolu_ste, or sae=prolu_mixed with its alphas"
+    if any(left >= right for left, right in pairwise(sae.prefixes)):
+        yield f"sae.prefixes={sae.prefixes} must increase"
 
 
 def _inside(number: Any, interval: str) -> bool:

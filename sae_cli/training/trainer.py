@@ -17,6 +17,7 @@ from sae_cli.runs.tracking import Tracker
 from sae_cli.sources import ActivationSource
 from sae_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from sae_cli.training.dead_latents import collect_rows, resample
+from sae_cli.training.loss import has_auxiliary
 from sae_cli.training.progress import TrainingProgress
 from sae_cli.training.schedules import due_steps, learning_rate
 from sae_cli.training.step import METRICS, Stepper
@@ -119,6 +120,8 @@ class Trainer:
             if config.orthogonality.weight:
                 values["orthogonality"] = omega
                 values["orthogonality_weighted"] = gamma_K[index] * self.source.d_model * omega
+            if not has_auxiliary(config.sae):
+                values.pop("auxiliary")
             values |= {
                 "step": step,
                 "tokens": rows,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sae_cli.config.convert import flat
-from sae_cli.config.schema import Config
+from sae_cli.config.schema import Config, OrthogonalityConfig
 from sae_cli.errors import UserError, suggest
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -25,7 +25,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "sae.decoder_init": ("random", "data"),
     "sae.decoder_bias_init": ("mean", "zero"),
     "sparsity.kind": ("none", "l1", "sqrt_l1", "lp", "tanh", "l0"),
-    "orthogonality.kind": ("none", "all_pairs", "nearest", "chunked"),
+    "orthogonality.kind": (
+        *("none", "all_pairs", "gram", "nearest", "unique_nearest", "mixed_max", "chunked", "cells", "neighbours"),
+        *("rica", "decomposable"),
+    ),
     "orthogonality.phi": ("abs", "square", "power", "exponential", "logistic", "hinge", "barrier"),
     "orthogonality.rows": ("all", "active", "alive"),
     "train.precision": ("bf16", "fp32"),
@@ -40,19 +43,23 @@ RANGES: dict[str, str] = {
     "cache.seed sae.auxk_weight sae.preact_weight sparsity.weight sparsity.target_l0 train.clip train.data_seed "
     "train.checkpoint_every eval.rows eval.contexts seed",
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
-    "sparsity.bandwidth orthogonality.exponent train.lr",
+    "sparsity.bandwidth orthogonality.exponent orthogonality.meta_scale orthogonality.meta_lr train.lr",
     "[1, inf)": "model.batch cache.validation_tokens cache.shuffle_bytes cache.shard_bytes cache.mix_bytes sae.latents "
-    "sae.k sae.auxk_latents orthogonality.tile orthogonality.every train.tokens train.batch train.resample_rows "
+    "sae.k sae.auxk_latents orthogonality.tile orthogonality.every orthogonality.refresh orthogonality.neighbours "
+    "orthogonality.assign_limit orthogonality.meta_k train.tokens train.batch train.resample_rows "
     "train.dead_after train.log_every eval.batch",
     "[2, inf)": "model.context orthogonality.chunk",
     "[0, 1]": "source.cooccurrence source.magnitude_spread sae.alpha_m sae.alpha_b sparsity.warmup "
     "orthogonality.warmup train.warmup train.decay train.final_lr",
     "[0, 1)": "train.beta1 train.beta2",
-    "(0, 1]": "source.probability source.rare sparsity.exponent",
+    "(0, 1]": "source.probability source.rare sparsity.exponent orthogonality.cap orthogonality.meta_share",
     "(0, 1)": "text.validation sae.prefixes sparsity.target_rate train.resample_at",
     "[-1, 1)": "orthogonality.threshold",
 }
 """Which numbers lie in which interval; for a list, each element."""
+
+WITHOUT_PHI = ("gram", "rica", "decomposable")
+"""Orthogonality penalties that are no function of single cosines."""
 
 
 def check(config: Config) -> None:
@@ -84,8 +91,7 @@ def value_problems(config: Config) -> list[str]:
 
 def combination_problems(config: Config) -> Iterator[str]:
     """Yield what is wrong with values taken together."""
-    source, text, penalty, train = config.source, config.text, config.orthogonality, config.train
-    gamma = f"orthogonality.weight={penalty.weight}"
+    source, text, train = config.source, config.text, config.train
     if source.kind == "language_model" and bool(text.path) == bool(text.dataset):
         yield "give one of text.path and text.dataset, and leave the other empty"
     if source.kind == "vectors" and not source.path:
@@ -98,16 +104,37 @@ def combination_problems(config: Config) -> Iterator[str]:
         yield "source=features needs source.features and source.width above 0"
     if source.kind == "features" and source.orthogonal and source.features > source.width:
         yield f"source.orthogonal=true needs source.features={source.features} <= source.width={source.width}"
-    if penalty.kind == "none" and penalty.weight != 0:
-        yield f"{gamma} needs a penalty: add orthogonality=chunked (or nearest, all_pairs)"
-    if penalty.weight < 0:
-        yield f"{gamma} is negative: that needs a cap and is not supported"
-    if penalty.kind != "none" and config.sae.latents < 2:
-        yield f"orthogonality={penalty.kind} needs sae.latents of at least 2"
+    yield from penalty_problems(config.orthogonality, config.sae.latents)
     if train.batch > train.tokens:
         yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
     if train.warmup + train.decay > 1:
         yield f"train.warmup={train.warmup} and train.decay={train.decay} are above 1 together"
+
+
+def penalty_problems(penalty: OrthogonalityConfig, latents: int) -> Iterator[str]:
+    """Yield what is wrong with an orthogonality penalty on this many latents."""
+    kind, gamma = f"orthogonality={penalty.kind}", f"orthogonality.weight={penalty.weight}"
+    if penalty.kind == "none":
+        if penalty.weight != 0:
+            yield f"{gamma} needs a penalty: add orthogonality=chunked (or nearest, all_pairs)"
+        return
+    if latents < 2:
+        yield f"{kind} needs sae.latents of at least 2"
+    if penalty.kind in WITHOUT_PHI and (penalty.weight < 0 or penalty.cap < 1):
+        yield f"{kind} knows no cap (orthogonality.cap={penalty.cap}), so {gamma} must be at least 0, and the cap 1"
+    elif penalty.weight < 0 and penalty.cap == 1:
+        yield f"{gamma} is negative: that needs orthogonality.cap below 1, the cosine up to which directions are drawn"
+    if penalty.kind in ("gram", "rica") and penalty.rows != "all":
+        yield f"{kind} sees all directions at once: orthogonality.rows={penalty.rows} must be all"
+    if penalty.kind == "unique_nearest" and latents > penalty.assign_limit and not penalty.greedy:
+        yield (
+            f"sae.latents={latents} is above orthogonality.assign_limit={penalty.assign_limit}: an exact assignment "
+            "would take hours; set orthogonality.greedy=true"
+        )
+    if penalty.kind == "neighbours" and penalty.neighbours >= latents:
+        yield f"orthogonality.neighbours={penalty.neighbours} must be below sae.latents={latents}"
+    if penalty.kind == "decomposable" and penalty.meta_k > (count := max(1, round(penalty.meta_share * latents))):
+        yield f"orthogonality.meta_k={penalty.meta_k} is above the {count} latents of the meta-SAE (meta_share)"
 
 
 def _inside(number: Any, interval: str) -> bool:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae_cli.config.schema import Config, SAEConfig
+from sae_cli.config.schema import Config, OrthogonalityConfig, SAEConfig
 from sae_cli.dictionary.stack import SAEStack
-from sae_cli.losses.orthogonality import ORTHOGONALITY, Directions
+from sae_cli.losses.directions import Directions
+from sae_cli.losses.orthogonality import ORTHOGONALITY
 from sae_cli.losses.sparsity import SPARSITY, row_sums
 from sae_cli.randomness import derive_seed
 
@@ -97,7 +98,10 @@ def losses(
             errors_PK.append(_squared_error(target_KBD, x_hat_KBD))
         omega_K = torch.stack(
             [
-                _orthogonality(part, k, config, x_BD, counts_KF[k] > 0, ~dead_KF[k], step, states[k], frozen)
+                _orthogonality(
+                    directions_of(part, k, config, x_BD, counts_KF[k] > 0, ~dead_KF[k], step, states[k], frozen),
+                    config.orthogonality,
+                )
                 if penalise
                 else x_BD.new_zeros(())
                 for k, penalise in enumerate(weights.penalise)
@@ -164,29 +168,32 @@ def _auxk(part: SAEStack, m_KBF: Tensor, error_KBD: Tensor, dead_KF: Tensor) -> 
     return _squared_error(error_KBD.detach(), revived_KBF @ W_dec_KFD) * any_dead_K
 
 
-def _orthogonality(
+def directions_of(
     part: SAEStack,
     member: int,
     config: Config,
-    x_BD: Tensor,
+    x_BD: Tensor | None,
     active_F: Tensor,
     alive_F: Tensor,
     step: int,
     state: dict[str, Tensor],
     frozen: SAEStack | None,
-) -> Tensor:
-    """Return Omega of a member's directions, a scalar."""
-    settings = config.orthogonality
-    penalty = ORTHOGONALITY[settings.kind]
-    assert penalty is not None, "orthogonality=none has weight 0"
-    rows_N = {"all": None, "active": active_F, "alive": alive_F}[settings.rows]
-    directions = Directions(
+) -> Directions:
+    """Return what a member's orthogonality penalty sees at a step."""
+    rows_F = {"all": None, "active": active_F, "alive": alive_F}[config.orthogonality.rows]
+    return Directions(
         part.W_dec_KFD[member],
         derive_seed(config.train.data_seed, "orthogonality", step),
         step,
-        None if rows_N is None else rows_N.nonzero().squeeze(1),
+        None if rows_F is None else rows_F.nonzero().squeeze(1),
         None if frozen is None else frozen.W_dec_KFD[member].detach(),
         x_BD,
         state,
     )
+
+
+def _orthogonality(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
+    """Return Omega of a member's directions, a scalar."""
+    penalty = ORTHOGONALITY[settings.kind]
+    assert penalty is not None, "orthogonality=none has weight 0"
     return penalty(directions, settings)

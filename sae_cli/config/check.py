@@ -42,8 +42,8 @@ RANGES: dict[str, str] = {
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
     "sparsity.bandwidth orthogonality.exponent train.lr",
     "[1, inf)": "model.batch cache.validation_tokens cache.shuffle_bytes cache.shard_bytes cache.mix_bytes sae.latents "
-    "sae.k sae.auxk_latents orthogonality.tile orthogonality.every train.tokens train.batch train.resample_rows "
-    "train.dead_after train.log_every eval.batch",
+    "sae.grow sae.k sae.auxk_latents orthogonality.tile orthogonality.every train.tokens train.batch "
+    "train.resample_rows train.dead_after train.log_every eval.batch",
     "[2, inf)": "model.context orthogonality.chunk",
     "[0, 1]": "source.cooccurrence source.magnitude_spread sae.alpha_m sae.alpha_b sparsity.warmup "
     "orthogonality.warmup train.warmup train.decay train.final_lr",
@@ -104,10 +104,25 @@ def combination_problems(config: Config) -> Iterator[str]:
         yield f"{gamma} is negative: that needs a cap and is not supported"
     if penalty.kind != "none" and config.sae.latents < 2:
         yield f"orthogonality={penalty.kind} needs sae.latents of at least 2"
+    yield from grow_problems(config)
     if train.batch > train.tokens:
         yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
     if train.warmup + train.decay > 1:
         yield f"train.warmup={train.warmup} and train.decay={train.decay} are above 1 together"
+
+
+def grow_problems(config: Config) -> Iterator[str]:
+    """Yield why the latents cannot be trained in stages."""
+    sae, steps = config.sae, config.train.tokens // max(config.train.batch, 1)
+    sizes = f"sae.grow={sae.grow}"
+    if sae.grow and sum(sae.grow) != sae.latents:
+        yield f"{sizes} adds up to {sum(sae.grow)}, not to sae.latents={sae.latents}: set sae.latents={sum(sae.grow)}"
+    if sae.grow and sae.nonlinearity == "topk":
+        yield f"{sizes} does not go with topk (two TopKs together are not one): use sae.nonlinearity=batchtopk"
+    if sae.grow and sae.prefixes:
+        yield f"{sizes} does not go with sae.prefixes={sae.prefixes}: leave one of them empty"
+    if sae.grow and steps < len(sae.grow):
+        yield f"{sizes} has more stages than steps ({steps}): raise train.tokens or lower train.batch"
 
 
 def _inside(number: Any, interval: str) -> bool:

@@ -35,6 +35,7 @@ def combination_problems(config: Config) -> Iterator[str]:
     if source.kind in ("features", *SIZED):
         yield from synthetic_problems(source)
     yield from dictionary_problems(config)
+    yield from grow_problems(config)
     yield from penalty_problems(config.orthogonality, config.sae.latents)
     if train.batch > train.tokens:
         yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
@@ -141,3 +142,17 @@ def penalty_problems(penalty: OrthogonalityConfig, latents: int) -> Iterator[str
         yield f"orthogonality.neighbours={penalty.neighbours} must be below sae.latents={latents}"
     if penalty.kind == "decomposable" and penalty.meta_k > (count := max(1, round(penalty.meta_share * latents))):
         yield f"orthogonality.meta_k={penalty.meta_k} is above the {count} latents of the meta-SAE (meta_share)"
+
+
+def grow_problems(config: Config) -> Iterator[str]:
+    """Yield why the latents cannot be trained in stages."""
+    sae, steps = config.sae, config.train.tokens // max(config.train.batch, 1)
+    sizes = f"sae.grow={sae.grow}"
+    if sae.grow and sum(sae.grow) != sae.latents:
+        yield f"{sizes} adds up to {sum(sae.grow)}, not to sae.latents={sae.latents}: set sae.latents={sum(sae.grow)}"
+    if sae.grow and sae.nonlinearity == "topk":
+        yield f"{sizes} does not go with topk (two TopKs together are not one): use sae.nonlinearity=batchtopk"
+    if sae.grow and sae.prefixes:
+        yield f"{sizes} does not go with sae.prefixes={sae.prefixes}: leave one of them empty"
+    if sae.grow and steps < len(sae.grow):
+        yield f"{sizes} has more stages than steps ({steps}): raise train.tokens or lower train.batch"

@@ -160,6 +160,10 @@ class SAEConfig:
     gated."""
     latents: int = 1024
     """Number of latents F."""
+    grow: list[int] = field(default_factory=list)
+    """Sizes of batches of latents that are trained one after the other, such as [1024,1024,2048]; their sum is F. Each
+    has an equal share of the steps (shares of training are of its own), is then frozen, and the next reconstructs what
+    is left; sae.k and sparsity.target_l0 are split by size. Empty: off."""
     k: int = 32
     """topk, batchtopk: latents that fire per row (batchtopk: on average). Per member."""
     prefixes: list[float] = field(default_factory=list)

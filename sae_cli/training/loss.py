@@ -45,6 +45,8 @@ class Losses:
     acts_KBF: Tensor
     counts_KF: Tensor
     """Rows on which each latent fires."""
+    frozen_KG: Tensor
+    """The same of the frozen stack's latents, of which there may be none."""
 
 
 def firing_counts(acts_KBF: Tensor, negative: bool = False) -> Tensor:
@@ -85,7 +87,7 @@ def losses(
     sae = config.sae
     D = x_BD.shape[1]
     with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        target_KBD = x_BD if frozen is None else _left_over(frozen, x_BD)
+        target_KBD, frozen_KG = left_over(frozen, x_BD)
         m_KBF = part.pre_activations(x_BD)
         acts_KBF = part.latents(m_KBF)
         with torch.no_grad():
@@ -122,13 +124,16 @@ def losses(
             missing_KF = missing_KF if norm_KF is None else missing_KF * norm_KF
             auxiliary_K = auxiliary_K + sae.preact_weight * missing_KF.sum(1)
     loss_K = torch.stack(errors_PK).sum(0) + weights.lambda_K * sparsity_K + weights.gamma_K * D * omega_K + auxiliary_K
-    return Losses(errors_PK[-1], sparsity_K, omega_K, auxiliary_K, loss_K, acts_KBF, counts_KF)
+    return Losses(errors_PK[-1], sparsity_K, omega_K, auxiliary_K, loss_K, acts_KBF, counts_KF, frozen_KG)
 
 
 @torch.no_grad()
-def _left_over(frozen: SAEStack, x_BD: Tensor) -> Tensor:
-    """Return x - x_hat (K, B, D) of a stack that is no longer trained."""
-    return x_BD - frozen.decode(frozen.encode(x_BD))
+def left_over(frozen: SAEStack | None, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x - x_hat (K, B, D) of a stack that is no longer trained, and its firing counts (K, G); without one, x."""
+    if frozen is None:
+        return x_BD.unsqueeze(0), x_BD.new_zeros(1, 0)
+    acts_KBG = frozen.infer(x_BD)
+    return x_BD - frozen.decode(acts_KBG), firing_counts(acts_KBG, frozen.nonlinearity.negative)
 
 
 def _squared_error(x_KBD: Tensor, x_hat_KBD: Tensor) -> Tensor:

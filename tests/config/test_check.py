@@ -29,7 +29,9 @@ def test_allowed_values_are_the_registries(key: str, registry: set[str]) -> None
 
 def test_every_number_has_a_range_and_every_name_is_a_key() -> None:
     ranged = [name for names in RANGES.values() for name in names.split()]
-    assert sorted(ranged) == sorted(key.name for key in keys() if key.type in ("int", "float", "list[float]"))
+    assert sorted(ranged) == sorted(
+        key.name for key in keys() if key.type in ("int", "float", "list[int]", "list[float]")
+    )
     assert set(ALLOWED) <= {key.name for key in keys()}
 
 
@@ -70,6 +72,14 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["orthogonality=nearest", "sae.latents=1"], "sae.latents of at least 2"),
         (["train.tokens=100"], "train.batch=2048 is above train.tokens=100"),
         (["train.warmup=0.9"], "above train.decay_end=1"),
+        (["sae.latents=9", "sae.grow=[4,4]"], r"sae.grow=\[4, 4\] adds up to 8, .*: set sae.latents=8"),
+        (["sae.latents=4", "sae.grow=[4,0]"], r"sae.grow=\[4, 0\] is outside \[1"),
+        (["sae.latents=8", "sae.grow=[4,4]", "sae.nonlinearity=topk"], "use sae.nonlinearity=batchtopk"),
+        (["sae.latents=8", "sae.grow=[4,4]", "sae.prefixes=[0.5]"], "does not go with sae.prefixes"),
+        (
+            ["sae.latents=3", "sae.grow=[1,1,1]", "train.tokens=5000"],
+            r"more stages than steps \(2\): raise train.tokens",
+        ),
     ],
 )
 def test_bad_values_name_their_key(overrides: list[str], expected: str) -> None:

@@ -15,16 +15,16 @@ from tests.training.points import SMALL, point
 RESAMPLED = ["train.dead_after=400", "train.resample_at=[0.3,0.6]", "train.resample_rows=500", "sae.bias_init=-0.3"]
 
 KILLED = """
-import os, signal, sys
+import itertools, os, signal, sys
 from sae_cli.config.compose import compose
 from sae_cli.training.execute import execute
 from sae_cli.training.step import Stepper
 
 members, kill_at, words = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-step = Stepper.step
+step, done = Stepper.step, itertools.count()
 
 def killing(self, index, x):
-    if index == kill_at:
+    if next(done) == kill_at:
         os.kill(os.getpid(), getattr(signal, os.environ["KILL"]))
     step(self, index, x)
 
@@ -63,6 +63,15 @@ def test_interrupted_training_ends_bit_for_bit_as_uninterrupted(tmp_path, member
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert artefact(expected) == artefact(outcome)
         assert values(expected) == values(outcome)
+
+
+def test_a_run_killed_in_a_later_stage_ends_bit_for_bit_as_uninterrupted(tmp_path):
+    words = ["sae.grow=[20,12]", "train.checkpoint_every=13"]
+    whole = execute(points(tmp_path / "whole", 2, *words))
+    assert run_and_kill(tmp_path / "parts", 2, 30, "SIGKILL", words).returncode == -9
+    resumed = execute(points(tmp_path / "parts", 2, *words))
+    assert [artefact(outcome) for outcome in whole] == [artefact(outcome) for outcome in resumed]
+    assert [values(outcome) for outcome in whole] == [values(outcome) for outcome in resumed]
 
 
 def artefact(outcome):

@@ -15,6 +15,7 @@ from sae_cli.config.schema import Config, EvalConfig
 from sae_cli.device import choose_device
 from sae_cli.dictionary.artifact import SAE, load_sae
 from sae_cli.errors import UserError
+from sae_cli.evaluation.composition import composition
 from sae_cli.evaluation.geometry import geometry
 from sae_cli.evaluation.ground_truth import ground_truth
 from sae_cli.evaluation.language_model import spliced_losses
@@ -99,6 +100,8 @@ def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, devic
         }
         if source.true_GD is not None:
             section["ground_truth"] = ground_truth(sae.W_dec_FD, source.true_GD.to(device))
+        if settings.composition:
+            section["composition"] = composition(sae.W_dec_FD, sums.fired_F > 0)
         sections.append(section)
     if config.source.kind == "language_model" and settings.contexts:
         model = LanguageModel(config.model, device)

@@ -38,6 +38,7 @@ METRICS = (
     ),
     Metric("mcc", "ground_truth.mcc", "MCC (matched mean |cos| with true features)"),
     Metric("mmcs", "ground_truth.mmcs", "MMCS (mean largest |cos| of a true feature)"),
+    Metric("composition", "composition.ev", "composition (EV of a meta-SAE on directions)"),
     Metric("dead", "latents.dead", "dead latents (share)", "dead"),
     Metric("negative_biases", "biases.negative", "negative biases (share)", "negative_biases"),
     Metric("shrinkage", "reconstruction.shrinkage", "shrinkage (below 1: reconstructions too short)"),

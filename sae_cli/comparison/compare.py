@@ -203,7 +203,7 @@ def _arithmetic(targets: Dictionary, atoms: Dictionary, sample: int, seed: int) 
 
 
 def _splitting(given: list[Dictionary]) -> list[dict[str, Any]]:
-    """Return the levels of the splitting tree from the narrowest to the widest; equal widths are one level's first."""
+    """Return the levels of the splitting tree from the narrowest to the widest; equal widths are no split."""
     levels = sorted(given, key=lambda one: len(one.sae.W_dec_FD))
     result = []
     for narrow, wide in pairwise(levels):

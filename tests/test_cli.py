@@ -79,7 +79,8 @@ def stub_training(monkeypatch: pytest.MonkeyPatch, state: str, error: str = "") 
 
 def test_help_and_version_come_on_stdout() -> None:
     assert all(
-        word in sae("--help").stdout for word in ("cache", "train", "sweep", "eval", "compare", "report", "doctor", "config")
+        word in sae("--help").stdout
+        for word in ("cache", "train", "sweep", "eval", "compare", "report", "doctor", "config")
     )
     assert sae("--version").stdout == f"sae {__version__}\n"
 

@@ -116,7 +116,8 @@ def _trees(levels: list[dict[str, Any]]) -> str:
             f"<p class=note>{narrow} → {wide}: {level['children']:,} of {level['wide_alive']:,} latents are children "
             f"(cos ≥ 0.5, and their parent fires on half of their rows); {level['split']:,} of "
             f"{level['narrow_alive']:,} parents have two or more, {level['childless']:,} none; {level['sums']:,} "
-            "children are their parent + another direction.</p>"
+            "children are their parent + another direction. Beside a child: cosine, P(child | parent) and "
+            "P(parent | child).</p>"
         )
         for edge in level["edges"]:
             children[level["narrow"], edge["parent"]].append((level["wide"], edge))
@@ -127,11 +128,11 @@ def _trees(levels: list[dict[str, Any]]) -> str:
     def branch(node: tuple[str, int]) -> str:
         items = ""
         for wide, edge in sorted(children.get(node, ()), key=lambda one: -one[1]["cosine"])[:CHILDREN]:
-            other = f"; = parent + {escape(node[0])}{int(edge['other'])}" if edge["sum"] else ""
+            other = f", = parent + {escape(node[0])}{int(edge['other'])}" if edge["sum"] else ""
             items += (
-                f"<li>{escape(wide)}{int(edge['child'])} <i>cos {edge['cosine']:.2f}, fires on "
-                f"{edge['child_given_parent']:.0%} of the parent's rows, {edge['parent_given_child']:.0%} of its own "
-                f"are the parent's{other}</i>{branch((wide, edge['child']))}</li>"
+                f"<li>{escape(wide)}{int(edge['child'])} <i>cos {edge['cosine']:.2f}, "
+                f"{edge['child_given_parent']:.0%} | {edge['parent_given_child']:.0%}{other}</i>"
+                f"{branch((wide, edge['child']))}</li>"
             )
         more = len(children.get(node, ())) - CHILDREN
         items += f"<li><i>and {more} more</i></li>" if more > 0 else ""

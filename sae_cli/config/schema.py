@@ -347,6 +347,8 @@ class EvalConfig:
     """Validation contexts for cross-entropy with the SAE spliced in; 0: no cross-entropy."""
     batch: int = 4096
     """Rows per evaluation step; changes memory, not results."""
+    composition: bool = False
+    """Train a small SAE on the directions and report how far they are sums of common parts (section composition)."""
 
 
 @dataclass

@@ -36,7 +36,11 @@ class GroundTruth:
         self._pairs_5P = torch.zeros(5, len(self.feature_P), dtype=torch.float64, device=device)
         edges = _edges(parents_G, feature_P, latent_P)
         self.parent_C, self.child_C, self.latent_C = (part.to(device) for part in edges)
-        self._edges_4C = torch.zeros(4, len(self.child_C), dtype=torch.float64, device=device)
+        self._edges_2C = torch.zeros(2, len(self.child_C), dtype=torch.float64, device=device)
+        # Each parent once: its index, its latent, and where among them the parent of each edge stands.
+        self.parent_Q, self.place_C = torch.unique(self.parent_C, return_inverse=True)
+        self.latent_Q = torch.zeros_like(self.parent_Q).scatter_(0, self.place_C, self.latent_C)
+        self._alone_2Q = torch.zeros(2, len(self.parent_Q), dtype=torch.float64, device=device)
 
     def add(self, acts_BF: Tensor, strengths_BG: Tensor) -> None:
         """Count a batch: latents as the SAE gives them, true strengths of the same rows in raw units."""
@@ -48,11 +52,15 @@ class GroundTruth:
         counts = [both_BP.sum(0), fires_BP.sum(0), present_BP.sum(0)]
         sizes = [(size_BP * both_BP).sum(0), (strengths_BG[:, self.feature_P] * both_BP).sum(0)]
         self._pairs_5P += torch.stack([part.double() for part in counts + sizes])
-        parent_BC, child_BC = present_BG[:, self.parent_C], present_BG[:, self.child_C]
-        silent_BC = ~fires_BF[:, self.latent_C]
-        with_BC, without_BC = parent_BC & child_BC, parent_BC & ~child_BC
-        tables = (with_BC, with_BC & silent_BC, without_BC, without_BC & silent_BC)
-        self._edges_4C += torch.stack([table.sum(0).double() for table in tables])
+        child_BC = present_BG[:, self.child_C]
+        with_BC = child_BC & present_BG[:, self.parent_C]
+        absorbed_BC = with_BC & ~fires_BF[:, self.latent_C]
+        self._edges_2C += torch.stack([with_BC.sum(0).double(), absorbed_BC.sum(0).double()])
+        children_BQ = torch.zeros(len(acts_BF), len(self.parent_Q), device=acts_BF.device)
+        children_BQ.index_add_(1, self.place_C, child_BC.float())
+        alone_BQ = present_BG[:, self.parent_Q] & (children_BQ == 0)
+        silent_BQ = alone_BQ & ~fires_BF[:, self.latent_Q]
+        self._alone_2Q += torch.stack([alone_BQ.sum(0).double(), silent_BQ.sum(0).double()])
 
     def section(self) -> dict[str, object]:
         """Return the section; docs/eval-format.md defines each key. A mean of nothing is NaN."""
@@ -62,17 +70,17 @@ class GroundTruth:
             "recall": hits_P / present_P.clamp(min=1),
             "f1": 2 * hits_P / (fires_P + present_P).clamp(min=1),
         }
-        with_C, silent_C, without_C, silent_without_C = self._edges_4C.cpu()
-        seen_C, apart_C = with_C > 0, without_C > 0
+        with_C, absorbed_C = self._edges_2C.cpu()
+        alone_Q, silent_Q = self._alone_2Q.cpu()
         return {
             **self._directions,
             "pairs": len(self.feature_P),
             **{name: _mean(score_P) for name, score_P in scores.items()},
             **{f"{name}_present": _mean(score_P[present_P > 0]) for name, score_P in scores.items()},
             "shrinkage": _mean((size_P / strength_P)[hits_P > 0]),
-            "absorption": _mean((silent_C / with_C)[seen_C]),
-            "absorption_pairs": int(seen_C.sum()),
-            "silent_without_child": _mean((silent_without_C / without_C)[apart_C]),
+            "absorption": _mean((absorbed_C / with_C)[with_C > 0]),
+            "absorption_pairs": int((with_C > 0).sum()),
+            "silent_alone": _mean((silent_Q / alone_Q)[alone_Q > 0]),
             "composition": _mean(self.second_F[self.fired_F.cpu()]),
         }
 

@@ -76,7 +76,7 @@ def test_an_absorbing_dictionary_is_told_from_a_true_one(make_run: MakeRun) -> N
     right, wrong = evaluate([make_run("honest", config, honest), make_run("absorbing", config, absorbing)], "cpu")
     assert (right["ground_truth"]["absorption"], wrong["ground_truth"]["absorption"]) == (0, 1)
     assert right["ground_truth"]["absorption_pairs"] == wrong["ground_truth"]["absorption_pairs"] == 1
-    assert wrong["ground_truth"]["silent_without_child"] == 0
+    assert wrong["ground_truth"]["silent_alone"] == 0
     assert wrong["reconstruction"]["fvu"] == pytest.approx(right["reconstruction"]["fvu"], abs=1e-4)
     assert wrong["ground_truth"]["composition"] == pytest.approx(math.sqrt(0.5) / 4, abs=1e-5)
 

@@ -97,14 +97,14 @@ def test_shrinkage_compares_latent_times_row_norm_with_the_true_strength() -> No
 
 def test_absorption_is_the_silence_of_the_parent_s_latent_where_a_child_is_present() -> None:
     # Parent 0 has children 1 and 2; feature 3 has none. Latent 0 is silent on 1 of 2 rows of child 1, on the row of
-    # child 2, on 1 of the 3 rows of the parent without child 1, and on 1 of the 4 without child 2.
+    # child 2, and on 1 of the 2 rows of the parent alone.
     parents = torch.tensor([-1, 0, 0, -1])
     strengths = [[1.0, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]]
-    acts = [[1.0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]]
+    acts = [[1.0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
     result = section(torch.eye(4), torch.eye(4), acts, strengths, parents)
     assert result["absorption"] == pytest.approx((1 / 2 + 1) / 2)
     assert result["absorption_pairs"] == 2
-    assert result["silent_without_child"] == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert result["silent_alone"] == pytest.approx(1 / 2)
 
 
 def test_absorption_leaves_out_parents_without_a_latent_and_children_that_never_fire() -> None:

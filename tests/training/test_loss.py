@@ -100,12 +100,12 @@ def test_gated_reconstructs_from_its_gate_through_the_detached_decoder(tmp_path)
     assert gradient[1].any()
 
 
-@pytest.mark.parametrize("device_path", ["columns", "all"])
-@pytest.mark.parametrize(("latents", "used"), [(2, 2), (512, 5)])
-def test_auxk_reconstructs_the_residual_from_the_largest_dead_latents(tmp_path, latents, used, device_path):
+@pytest.mark.parametrize("dead", [(0, 3, 8, 20, 31), range(F)], ids=["some", "all"])
+@pytest.mark.parametrize("latents", [2, 512])
+def test_auxk_reconstructs_the_residual_from_the_largest_dead_latents(tmp_path, latents, dead):
     words = ("sae=topk", "sae.k=3", "sae.auxk_weight=0.25", f"sae.auxk_latents={latents}")
     config, stack = make(tmp_path, *words)
-    dead = some_dead(0, 3, 8, 20, 31) if device_path == "columns" else torch.ones(1, F, dtype=torch.bool)
+    dead = some_dead(*dead)
     found = measure(config, stack, dead=dead)
     x = rows()
     z = torch.relu((x - stack.b_dec_KD[0]) @ stack.W_enc_KDF[0] + stack.b_enc_KF[0]) * dead

@@ -7,8 +7,8 @@ from torch.nn.functional import normalize
 from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import ORTHOGONALITY
-from sae_cli.losses.search import nearest_cosines
 from sae_cli.losses.phi import PHI
+from sae_cli.losses.search import nearest_cosines
 
 PENALTIES = [name for name, function in ORTHOGONALITY.items() if function]
 

@@ -254,9 +254,9 @@ class OrthogonalityConfig:
     neighbours: int = 8
     """neighbours: nearest others k of each direction."""
     assign_limit: int = 2048
-    """unique_nearest: latents up to which the assignment may be exact, at F^3 operations and F^2 numbers."""
+    """unique_nearest: latents up to which the assignment is exact, at F^3 operations and F^2 numbers."""
     greedy: bool = False
-    """unique_nearest: assign pairs in descending cosine, of any number, instead of exactly."""
+    """unique_nearest: accept that above assign_limit pairs are taken in descending cosine, no optimum."""
     meta_share: float = 0.0625
     """decomposable: latents of the meta-SAE as a share of the directions."""
     meta_k: int = 4

@@ -19,10 +19,13 @@ def unique_nearest(directions: Directions, settings: OrthogonalityConfig) -> Ten
     """mean_i phi(c_{i s(i)}), a scalar; s assigns each i another j, no j twice, with the largest sum of cosines.
 
     s is found anew at every refresh and kept between. The exact assignment costs F^3 and holds all F x M cosines, the
-    only penalty to do so: F is limited to `assign_limit` unless `greedy`. Other steps cost N D.
+    only penalty to do so; above `assign_limit` latents pairs are taken greedily, which must be asked for. Other
+    steps cost N D.
     """
     if directions.refresh_due(settings):
-        assigned_F = (greedy if settings.greedy else exact)(directions.unit_MD.detach(), len(directions.W_FD), settings)
+        F = len(directions.W_FD)
+        assign = greedy if settings.greedy and settings.assign_limit < F else exact
+        assigned_F = assign(directions.unit_MD.detach(), F, settings)
         directions.state["neighbours"] = assigned_F.unsqueeze(1)
     return listed(directions, *kept_partners(directions, settings), settings)
 

@@ -2,7 +2,6 @@
 
 import heapq
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,9 +10,6 @@ from sae_cli.losses.directions import Directions
 from sae_cli.losses.nearest import Partners
 from sae_cli.losses.pairs import listed
 from sae_cli.losses.search import CANDIDATES, search
-
-LINKS = 4
-"""Nearest others per direction whose links the cells are grown from."""
 
 
 def part_count(directions: Directions, settings: OrthogonalityConfig) -> int:
@@ -61,60 +57,87 @@ def cells_partners(directions: Directions, settings: OrthogonalityConfig) -> Par
 
 
 def cells(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
-    """`nearest` inside parts as large as those of `chunked` that keep near directions together; a scalar.
+    """`nearest` inside parts as large as those of `chunked` that keep nearest neighbours together; a scalar.
 
-    At a refresh an exact search finds each direction's nearest others, which are joined into clusters of at most a
-    part's size, and the clusters fill the parts. Cost M chunk D, and M^2 D at a refresh.
+    At a refresh an exact search links each direction to its nearest other; the links form trees, which are cut into
+    parts by as few links as their sizes need. Cost M chunk D, and M^2 D at a refresh.
     """
     if directions.refresh_due(settings):
         unit_MD = directions.unit_MD.detach()
         every_M = torch.arange(len(unit_MD), device=unit_MD.device)
-        c_MC, found_MC = search(unit_MD, every_M, LINKS, settings)
-        parts = part_count(directions, settings)
-        sizes = [len(part) for part in every_M.tensor_split(parts)]
-        grown = clusters(c_MC.float().cpu().numpy(), found_MC.cpu().numpy(), sizes[-1])
-        directions.state["order"] = torch.tensor(packed(grown, sizes), device=unit_MD.device)
+        nearest_M = search(unit_MD, every_M, 1, settings)[1].squeeze(1).tolist()
+        sizes = [len(part) for part in every_M.tensor_split(part_count(directions, settings))]
+        directions.state["order"] = torch.tensor(packed(nearest_M, sizes), device=unit_MD.device)
     return listed(directions, *cells_partners(directions, settings), settings)
 
 
-def clusters(c_MC: np.ndarray, found_MC: np.ndarray, largest: int) -> list[list[int]]:
-    """Return clusters of indices, none above `largest`: single linkage, nearest others first, then the second...
+def packed(nearest: list[int], sizes: list[int]) -> list[int]:
+    """Return all indices in an order whose consecutive slices of these sizes cut few of the links i - nearest[i].
 
-    A link that would make a cluster too large is left out. Within a rank, links are taken in descending cosine.
+    The largest tree goes first, always into the emptiest part; one that does not fit there is cut into pieces that do.
     """
-    M, C = found_MC.shape
-    members = [[i] for i in range(M)]
-    cluster_of = list(range(M))
-    rank = np.tile(np.arange(C), M)
-    order = np.lexsort((-c_MC.ravel(), rank))
-    for i, j in zip((order // C).tolist(), found_MC.ravel()[order].tolist(), strict=True):
-        small, large = cluster_of[i], cluster_of[j]
-        if small == large or len(members[small]) + len(members[large]) > largest:
-            continue
-        if len(members[small]) > len(members[large]):
-            small, large = large, small
-        for member in members[small]:
-            cluster_of[member] = large
-        members[large] += members[small]
-        members[small] = []
-    return [found for found in members if found]
-
-
-def packed(grown: list[list[int]], sizes: list[int]) -> list[int]:
-    """Return all indices in an order whose consecutive slices of these sizes keep clusters together.
-
-    The largest cluster goes first, always into the emptiest part; what does not fit there is cut off and goes on.
-    """
+    parent: list[int | None] = [None] * len(nearest)
     parts: list[list[int]] = [[] for _ in sizes]
     room = [(-size, part) for part, size in enumerate(sizes)]
+    queue = [(-len(tree), tree) for tree in rooted_trees(nearest, parent)]
     heapq.heapify(room)
-    queue = [(-len(cluster), number, cluster) for number, cluster in enumerate(grown)]
     heapq.heapify(queue)
     while queue:
-        _, number, cluster = heapq.heappop(queue)
-        space, part = heapq.heappop(room)
-        parts[part] += cluster[:-space]
-        heapq.heappush(room, (min(space + len(cluster), 0), part))
-        if rest := cluster[-space:]:
-            heapq.heappush(queue, (-len(rest), number, rest))
+        _, tree = heapq.heappop(queue)
+        space, part = -room[0][0], room[0][1]
+        if len(tree) > space:
+            for piece in pieces(tree, parent, space):
+                heapq.heappush(queue, (-len(piece), piece))
+            continue
+        parts[part] += tree
+        heapq.heapreplace(room, (len(tree) - space, part))
     return [index for part in parts for index in part]
+
+
+def rooted_trees(nearest: list[int], parent: list[int | None]) -> list[list[int]]:
+    """Return the trees that the links i - nearest[i] form, parents before children, and fill in parents.
+
+    Links form one cycle per tree (of mutual nearest neighbours); its first index met is the root.
+    """
+    linked: list[list[int]] = [[] for _ in nearest]
+    for i, j in enumerate(nearest):
+        linked[i].append(j)
+        linked[j].append(i)
+    trees, seen = [], [False] * len(nearest)
+    for root in range(len(nearest)):
+        if seen[root]:
+            continue
+        seen[root] = True
+        tree = [root]
+        for i in tree:
+            for j in linked[i]:
+                if not seen[j]:
+                    seen[j], parent[j] = True, i
+                    tree.append(j)
+        trees.append(tree)
+    return trees
+
+
+def pieces(tree: list[int], parent: list[int | None], largest: int) -> list[list[int]]:
+    """Return a tree cut into pieces of at most `largest`, by the fewest links: at each node the heaviest children go.
+
+    The algorithm of Kundu and Misra (SIAM J. Comput. 6, 1977).
+    """
+    weight = dict.fromkeys(tree, 1)
+    children: dict[int, list[int]] = {i: [] for i in tree}
+    found: dict[int, list[int]] = {}
+    for i in reversed(tree):
+        for child in sorted(children[i], key=weight.__getitem__):
+            if weight[i] + weight[child] <= largest:
+                weight[i] += weight[child]
+            else:
+                parent[child] = None
+        above = parent[i]
+        if above is not None:
+            children[above].append(i)
+    home: dict[int, int] = {}
+    for i in tree:
+        above = parent[i]
+        home[i] = i if above is None else home[above]
+        found.setdefault(home[i], []).append(i)
+    return list(found.values())

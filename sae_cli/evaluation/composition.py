@@ -12,9 +12,9 @@ RATIO = 4
 """Directions per meta-latent."""
 K = 4
 """Active meta-latents per direction."""
-BATCH = 1024
-EPOCHS = 60
-STEPS = 240
+BATCH = 256
+EPOCHS = 30
+STEPS = 300
 """Least number of steps."""
 LR = 5e-3
 FEWEST = 16

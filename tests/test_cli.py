@@ -79,7 +79,8 @@ def stub_training(monkeypatch: pytest.MonkeyPatch, state: str, error: str = "") 
 
 def test_help_and_version_come_on_stdout() -> None:
     assert all(
-        word in sae("--help").stdout for word in ("cache", "train", "sweep", "eval", "report", "doctor", "config")
+        word in sae("--help").stdout
+        for word in ("cache", "train", "sweep", "eval", "compare", "report", "doctor", "config")
     )
     assert sae("--version").stdout == f"sae {__version__}\n"
 
@@ -268,6 +269,7 @@ def test_config_show_ls_and_keys() -> None:
         "eval.rows",
         "eval.contexts",
         "eval.batch",
+        "eval.composition",
     }
     assert sae("config", "keys", "evl").exit_code == 2
 

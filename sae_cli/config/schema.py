@@ -66,29 +66,63 @@ class SourceConfig:
     """Where activations come from, and the settings of the synthetic generators."""
 
     kind: str = MISSING
-    """language_model | vectors | three_features | features."""
+    """language_model | vectors | three_features | features | chanin | sharkey | tms | tree | sanity | synthbench |
+    hierarchical. What each synthetic generator draws stands in sae_cli/sources/synthetic/source.py."""
     path: str = ""
     """source=vectors: a .npy or .safetensors file, or a folder of these, each holding (rows, width) arrays."""
     features: int = 0
-    """source=features: number of true features."""
+    """Synthetic but three_features: number of true features."""
     width: int = 0
-    """source=features: dimension D of the activations."""
+    """Synthetic but three_features: dimension D of the activations."""
     probability: float = 0.01
-    """Synthetic: probability that the most frequent feature (three_features: the first and second) fires on a row."""
+    """Synthetic: probability that the most frequent feature fires on a row (three_features: the first and second;
+    chanin, tree: each root of a tree; tms: each set)."""
     rare: float = 0.03
-    """source=three_features: probability that the third feature fires on a row."""
+    """Probability that the third feature (three_features) or a feature without a tree (chanin, tree) fires on a row."""
+    probability_min: float = 0.0
+    """Probability of the least frequent feature under law=log_uniform, and under law=zipf where it is above 0."""
+    law: str = "zipf"
+    """Synthetic: firing probabilities by rank i, from the most frequent: zipf: 1 / (i+1)^zipf | geometric: decay^i |
+    log_uniform: random between probability_min and probability."""
     zipf: float = 0.0
-    """source=features: exponent s of firing probabilities p_i = probability / (i+1)^s; 0: all equal."""
+    """Exponent of law=zipf; 0: all equal."""
+    decay: float = 0.99
+    """Ratio of neighbouring probabilities under law=geometric."""
+    l0: float = 0.0
+    """Expected number of features that fire on a row: all probabilities of roots are multiplied to give it;
+    0: probabilities as they are."""
     cooccurrence: float = 0.0
-    """Synthetic: share of rows on which features 1, 3, 5... copy features 0, 2, 4...; 0: independent. In [0, 1]."""
+    """three_features, features: share of rows on which features 1, 3, 5... copy features 0, 2, 4...; 0: independent.
+    In [0, 1]."""
+    correlation: float = 0.0
+    """Of the Gaussian copula; hierarchical: between roots of a group; sharkey: how much of z is shared; synthbench:
+    deviation of the loadings; 0: independent."""
+    rank: int = 1
+    """Number of factors of the Gaussian copula (hierarchical: of groups of roots)."""
+    trees: int = 0
+    """chanin, tree, hierarchical, synthbench: number of trees; features beyond them stand alone."""
+    branching: int = 1
+    """Children of each feature of a tree above its depth."""
+    depth: int = 0
+    """Levels below the root of a tree; a child fires only with its parent. 0: no hierarchy."""
+    child_probability: float = 0.2
+    """chanin, tree, hierarchical: probability that a child fires on a row on which its parent fires."""
+    exclusive: bool = False
+    """At most one child of a feature fires on a row."""
+    sets: int = 2
+    """source=tms: number of sets of features/sets features; one of each fires."""
+    strength: str = "uniform"
+    """Strengths of features that fire: uniform: magnitude (1 +- spread) | lognormal: magnitude exp(spread N(0, 1)) |
+    normal: magnitude (1 + spread N(0, 1)), not firing if negative."""
     magnitude: float = 1.0
-    """Synthetic: mean strength of a feature that fires."""
+    """Synthetic: mean strength of a feature that fires (lognormal: the median; synthbench: of the first feature,
+    falling to four fifths of it at the last)."""
     magnitude_spread: float = 0.0
-    """Synthetic: strengths are uniform in magnitude * (1 +- spread); 0: fixed. In [0, 1]."""
+    """Synthetic: relative spread of strengths; 0: fixed. In [0, 1]."""
     noise: float = 0.0
     """Synthetic: standard deviation of Gaussian noise added to every coordinate."""
     orthogonal: bool = False
-    """source=features: true directions are orthonormal (needs features <= width) instead of random."""
+    """True directions are orthonormal (needs features <= width) instead of random (tms, synthbench: their own)."""
     seed: int = 0
     """Synthetic: seed of the true directions and of the draws."""
 
@@ -135,6 +169,8 @@ class SAEConfig:
     prefixes: list[float] = field(default_factory=list)
     """Matryoshka: shares of F whose first latents must reconstruct x by themselves, such as [0.0625, 0.25]; the whole
     always counts too. Empty: off."""
+    input_norm: str = "scalar"
+    """scalar: one factor brings the data to E||x||^2 = D | row: each x is brought to norm sqrt(D), and x_hat back."""
     encoder_scale: float = 0.1
     """Encoder rows start as this multiple of the unit decoder rows."""
     bias_init: float = 0.0
@@ -193,9 +229,10 @@ class OrthogonalityConfig:
     """The penalty on non-orthogonal directions, multiplied by gamma * D."""
 
     kind: str = MISSING
-    """none | all_pairs | nearest | chunked."""
+    """none | all_pairs | gram | nearest | unique_nearest | mixed_max | chunked | cells | neighbours | rica |
+    decomposable. The last two and gram have no phi, signed, cap or (but for decomposable) rows."""
     weight: float = 0.0
-    """gamma; 0: off. Per member."""
+    """gamma; 0: off; below 0 it rewards what phi punishes and needs a cap. Per member."""
     phi: str = "square"
     """Function of the cosine c: abs | square | power | exponential | logistic | hinge | barrier."""
     exponent: float = 2.0
@@ -204,11 +241,30 @@ class OrthogonalityConfig:
     """Cosine from which phi=hinge counts; centre of phi=logistic."""
     signed: bool = True
     """Only positive cosines count; false: the absolute cosine."""
+    cap: float = 1.0
+    """Cosine beyond which phi is constant; 1: none. Needed where weight < 0, which would breed duplicates."""
     rows: str = "all"
     """Which directions are penalised, against all: all | active (fired in this batch) | alive (fired in the last
     train.dead_after rows: Adam moves a latent without other gradients at full speed however small gamma is)."""
     chunk: int = 8192
-    """kind=chunked: directions per random part (OrtSAE's choice)."""
+    """chunked, cells: directions per part at most (OrtSAE's choice)."""
+    refresh: int = 100
+    """cells, neighbours, unique_nearest, rica: uses of the penalty between two exact searches (rica: inversions of the
+    covariance)."""
+    neighbours: int = 8
+    """neighbours: nearest others k of each direction."""
+    assign_limit: int = 2048
+    """unique_nearest: latents up to which the assignment may be exact, at F^3 operations and F^2 numbers."""
+    greedy: bool = False
+    """unique_nearest: assign pairs in descending cosine, of any number, instead of exactly."""
+    meta_share: float = 0.0625
+    """decomposable: latents of the meta-SAE as a share of the directions."""
+    meta_k: int = 4
+    """decomposable: latents of the meta-SAE that fire per direction."""
+    meta_scale: float = 0.5
+    """decomposable: error s of a unit direction's reconstruction at which it counts 1/e."""
+    meta_lr: float = 1e-3
+    """decomposable: learning rate of the meta-SAE's Adam."""
     tile: int = 1024
     """Rows of the cosine matrix that exist at one time; bounds memory at tile * F."""
     every: int = 1
@@ -234,9 +290,11 @@ class TrainConfig:
     warmup: float = 0.02
     """Share of steps over which the learning rate rises linearly; 0: none. Per member."""
     decay: float = 0.2
-    """Share of steps at the end over which the learning rate falls linearly to final_lr; 0: none."""
+    """Share of steps over which the learning rate falls linearly to final_lr; 0: none."""
+    decay_end: float = 1.0
+    """Share of training at which the fall ends; the learning rate stays at final_lr from there."""
     final_lr: float = 0.0
-    """Learning rate at the last step as a share of lr."""
+    """Learning rate after the fall as a share of lr."""
     clip: float = 0.0
     """Largest gradient norm of a member; 0: no clipping."""
     precision: str = "bf16"
@@ -251,8 +309,12 @@ class TrainConfig:
     """Shares of training at which dead latents are resampled, such as [0.25, 0.5]; empty: never."""
     resample_rows: int = 65_536
     """Inputs from which replacement directions are drawn, with probability proportional to squared error."""
+    resample_warmup: float = 0.0
+    """Share of steps over which the learning rate rises linearly again after each resampling; 0: none."""
     dead_after: int = 200_000
     """A latent is dead after this many rows without firing."""
+    dead_frequency: float = 0.0
+    """Resampling takes latents that fire on less than this share of the last dead_after rows; 0: the dead."""
     log_every: int = 50
     """Steps between log lines."""
     checkpoint_every: int = 1000
@@ -285,6 +347,8 @@ class EvalConfig:
     """Validation contexts for cross-entropy with the SAE spliced in; 0: no cross-entropy."""
     batch: int = 4096
     """Rows per evaluation step; changes memory, not results."""
+    composition: bool = False
+    """Train a small SAE on the directions and report how far they are sums of common parts (section composition)."""
 
 
 @dataclass

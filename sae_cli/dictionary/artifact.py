@@ -2,7 +2,8 @@
 
 The input scale is folded in, so it acts on raw activations:
 f = nonlinearity((x - b_dec) W_enc, b_enc, ...); x_hat = f W_dec + b_dec. The formulas, by the nonlinearity's name, are
-those of `dictionary/nonlinearities`; some need further vectors (F,), stored beside the four tensors, or k.
+those of `dictionary/nonlinearities`; some need further vectors (F,), stored beside the four tensors, or k. With
+`input_norm: row` each x is first brought to norm sqrt(D), and x_hat back to the norm of x.
 """
 
 import json
@@ -36,15 +37,25 @@ class SAE:
     """Latents per row of nonlinearities that count them."""
     stored: dict[str, Tensor] = field(default_factory=dict)
     """What the nonlinearity needs beside b_enc, (F,) by name."""
+    input_norm: str = "scalar"
+    """scalar: acts on raw x | row: acts on x brought to norm sqrt(D)."""
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def forward(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return latents (B, F) and reconstructions (B, D) of activations (B, D), raw units in and out."""
+        acts_BF = self.encode(x_BD)
+        x_hat_BD = self.decode(acts_BF)
+        return acts_BF, x_hat_BD if self.input_norm == "scalar" else x_hat_BD * row_scale(x_BD)
 
     def encode(self, x_BD: Tensor) -> Tensor:
         """Return latents (B, F) of activations (B, D) in raw units."""
+        if self.input_norm == "row":
+            x_BD = x_BD / row_scale(x_BD)
         m_BF = (x_BD - self.b_dec_D) @ self.W_enc_DF
         return NONLINEARITIES[self.nonlinearity].infer(m_BF, {"b_enc": self.b_enc_F, **self.stored}, self.k)
 
     def decode(self, acts_BF: Tensor) -> Tensor:
-        """Return reconstructions (B, D) in raw units."""
+        """Return reconstructions (B, D), in raw units; with input_norm=row in units in which ||x||^2 = D."""
         return acts_BF @ self.W_dec_FD + self.b_dec_D
 
     def to(self, device: str | torch.device) -> "SAE":
@@ -61,6 +72,7 @@ class SAE:
         scale: float,
         stored: dict[str, Tensor],
         metadata: dict[str, Any],
+        input_norm: str = "scalar",
         **tensors: Tensor,
     ) -> "SAE":
         """Return the SAE that acts on raw x as the given tensors act on scale * x; latents keep their values."""
@@ -72,8 +84,15 @@ class SAE:
             b_dec_D=tensors["b_dec_D"] / scale,
             k=k,
             stored=stored,
+            input_norm=input_norm,
             metadata=metadata,
         )
+
+
+def row_scale(x_BD: Tensor) -> Tensor:
+    """Return ||x|| / sqrt(D) of each row (B, 1); 1 for rows of zeros."""
+    norm_B1 = x_BD.norm(dim=-1, keepdim=True) / x_BD.shape[-1] ** 0.5
+    return torch.where(norm_B1 > 0, norm_B1, 1)
 
 
 def save_sae(folder: Path, sae: SAE) -> None:
@@ -83,7 +102,8 @@ def save_sae(folder: Path, sae: SAE) -> None:
     width, latents = sae.W_enc_DF.shape
     replace_atomically(folder / "sae.safetensors", save(tensors))
     cfg = {"version": ARTIFACT_VERSION, "nonlinearity": sae.nonlinearity, "d_in": width, "d_sae": latents}
-    write_json(folder / "cfg.json", {**cfg, **({"k": sae.k} if sae.k else {}), "metadata": sae.metadata})
+    further = {"k": sae.k, "input_norm": sae.input_norm, "metadata": sae.metadata}
+    write_json(folder / "cfg.json", cfg | further)
 
 
 def load_sae(folder: Path) -> SAE:
@@ -96,6 +116,7 @@ def load_sae(folder: Path) -> SAE:
         tensors = load_file(folder / "sae.safetensors")
         sizes = {"D": cfg["d_in"], "F": cfg["d_sae"]}
         nonlinearity, metadata, k = cfg["nonlinearity"], cfg["metadata"], cfg.get("k", 0)
+        input_norm = cfg.get("input_norm", "scalar")
     except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} holds a damaged SAE artefact: {error}") from error
     if nonlinearity not in NONLINEARITIES:
@@ -109,4 +130,4 @@ def load_sae(folder: Path) -> SAE:
             raise UserError(f"{folder / 'sae.safetensors'}: {key} must have shape {shape}")
         named[name] = tensors[key]
     stored = {name: named.pop(name) for name in NONLINEARITIES[nonlinearity].stored}
-    return SAE(nonlinearity, k=k, stored=stored, metadata=metadata, **named)
+    return SAE(nonlinearity, k=k, stored=stored, input_norm=input_norm, metadata=metadata, **named)

@@ -193,4 +193,4 @@ class SAEStack:
             shift_D = self.b_dec_KD[index] - self.centre_KD[index]
             folded["b_enc_F"] += (shift_D @ self.W_enc_KDF[index]).cpu()
         sae = self.settings[index]
-        return SAE.fold(sae.nonlinearity, sae.k, scale, stored, metadata, **folded)
+        return SAE.fold(sae.nonlinearity, sae.k, scale, stored, metadata, sae.input_norm, **folded)

@@ -15,8 +15,9 @@ from sae_cli.config.schema import Config, EvalConfig
 from sae_cli.device import choose_device
 from sae_cli.dictionary.artifact import SAE, load_sae
 from sae_cli.errors import UserError
+from sae_cli.evaluation.composition import composition
 from sae_cli.evaluation.geometry import geometry
-from sae_cli.evaluation.ground_truth import ground_truth
+from sae_cli.evaluation.ground_truth import GroundTruth
 from sae_cli.evaluation.language_model import spliced_losses
 from sae_cli.evaluation.reconstruction import Reconstruction
 from sae_cli.files import write_json
@@ -24,6 +25,7 @@ from sae_cli.runs.directory import RunDirectory
 from sae_cli.sources import ActivationSource
 from sae_cli.sources.language_model import LanguageModel
 from sae_cli.sources.registry import open_source
+from sae_cli.sources.synthetic import SyntheticSource
 
 VERSION = 1
 """Version of the eval.json format (docs/eval-format.md)."""
@@ -84,7 +86,7 @@ def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, devic
     saes = [sae.to(device) for sae in saes]
     log.info("evaluating %d SAEs on %s", len(saes), device)
     sections: list[dict[str, Any]] = []
-    for sae, sums in zip(saes, _reconstructions(saes, source, settings, device), strict=True):
+    for sae, (sums, truth) in zip(saes, _read(saes, source, settings, device), strict=True):
         counts, edges = np.histogram(sae.b_enc_F.float().cpu().numpy(), bins=BIAS_BINS)
         section = {
             "version": VERSION,
@@ -97,8 +99,10 @@ def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, devic
             },
             "geometry": geometry(sae.W_dec_FD, sums.fired_F > 0),
         }
-        if source.true_GD is not None:
-            section["ground_truth"] = ground_truth(sae.W_dec_FD, source.true_GD.to(device))
+        if truth:
+            section["ground_truth"] = truth.section()
+        if settings.composition:
+            section["composition"] = composition(sae.W_dec_FD, sums.fired_F > 0)
         sections.append(section)
     if config.source.kind == "language_model" and settings.contexts:
         model = LanguageModel(config.model, device)
@@ -110,26 +114,41 @@ def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, devic
     return [finite(section) for section in sections]
 
 
-def _reconstructions(
+def _read(
     saes: list[SAE], source: ActivationSource, settings: EvalConfig, device: str
-) -> list[Reconstruction]:
+) -> list[tuple[Reconstruction, GroundTruth | None]]:
     """Read the validation rows once for all SAEs."""
     sums = [Reconstruction(source.d_model, len(sae.W_dec_FD), device) for sae in saes]
+    truths: list[GroundTruth | None] = [None] * len(saes)
+    if source.true_GD is not None:
+        true_GD = source.true_GD.to(device)
+        truths = [GroundTruth(sae.W_dec_FD, sae.b_dec_D, true_GD, source.parents_G) for sae in saes]
     rows = 0
-    for x_BD in source.validation(settings.batch):
+    for x_BD, strengths_BG in _validation(source, settings.batch):
         if settings.rows:
             x_BD = x_BD[: settings.rows - rows]
         x_BD = x_BD.to(device).float()
-        for sae, reconstruction in zip(saes, sums, strict=True):
-            acts_BF = sae.encode(x_BD)
-            reconstruction.add(x_BD, acts_BF, sae.decode(acts_BF))
+        for sae, reconstruction, truth in zip(saes, sums, truths, strict=True):
+            acts_BF, x_hat_BD = sae.forward(x_BD)
+            reconstruction.add(x_BD, acts_BF, x_hat_BD)
+            if truth and strengths_BG is not None:
+                truth.add(acts_BF, strengths_BG[: len(x_BD)].to(device))
         rows += len(x_BD)
         log.info("reconstruction: %d rows", rows)
         if rows == settings.rows:
             break
     if not rows:
         raise UserError("the validation part is empty; set cache.validation_tokens above 0 and cache again")
-    return sums
+    return list(zip(sums, truths, strict=True))
+
+
+def _validation(source: ActivationSource, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the validation rows (B, D) and, of a synthetic source, the true strengths (B, G)."""
+    if isinstance(source, SyntheticSource):
+        yield from source.validation_features(size)
+    else:
+        for x_BD in source.validation(size):
+            yield x_BD, None
 
 
 def _contexts(model: LanguageModel, config: Config, limit: int) -> Iterator[Tensor]:

@@ -73,7 +73,7 @@ def spliced_losses(
 def _reconstruction(sae: SAE) -> Replacement:
     def replace(x_CTD: Tensor) -> Tensor:
         x_ND = x_CTD.float().flatten(0, 1)
-        return sae.decode(sae.encode(x_ND)).to(x_CTD.dtype).reshape(x_CTD.shape)
+        return sae.forward(x_ND)[1].to(x_CTD.dtype).reshape(x_CTD.shape)
 
     return replace
 

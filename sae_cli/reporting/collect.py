@@ -38,6 +38,10 @@ METRICS = (
     ),
     Metric("mcc", "ground_truth.mcc", "MCC (matched mean |cos| with true features)"),
     Metric("mmcs", "ground_truth.mmcs", "MMCS (mean largest |cos| of a true feature)"),
+    Metric("f1", "ground_truth.f1_present", "F1 (matched latents as detectors of features that fire)"),
+    Metric("absorption", "ground_truth.absorption", "absorption (parent's latent silent beside a child)"),
+    Metric("true_composition", "ground_truth.composition", "composition (second largest |cos| with true features)"),
+    Metric("composition", "composition.ev", "composition (EV of a meta-SAE on directions)"),
     Metric("dead", "latents.dead", "dead latents (share)", "dead"),
     Metric("negative_biases", "biases.negative", "negative biases (share)", "negative_biases"),
     Metric("shrinkage", "reconstruction.shrinkage", "shrinkage (below 1: reconstructions too short)"),
@@ -51,6 +55,7 @@ SHORT = {name: label.split(" (")[0] for name, label in LABELS.items()}
 
 HISTOGRAMS = ("geometry.histogram", "latents.density_histogram", "biases.histogram")
 HEATMAP = "ground_truth.heatmap"
+HEATMAP_BIAS = "ground_truth.heatmap_bias"
 """Where the arrays of eval.json stand."""
 
 NOT_SHOWN = ("name", "device", "runs_dir", "tracker.", "eval.", "cache.dir")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from sae_cli.reporting.collect import HEATMAP, LABELS, SHORT, Point, at
+from sae_cli.reporting.collect import HEATMAP, HEATMAP_BIAS, LABELS, SHORT, Point, at
 from sae_cli.reporting.groups import KIND, LAMBDA, WEIGHT, Groups, non_dominated
 from sae_cli.reporting.look import NEUTRAL, SCALE, SHADE, marks, named
 
@@ -170,7 +170,8 @@ def histogram(groups: Groups, where: str, counts: str, title: str, random: str =
 
 
 def truth(groups: Groups) -> dict[str, go.Figure]:
-    """|cos| of true features (rows) with latents (columns) for the highest MCC of each nonlinearity and penalty."""
+    """|cos| of latents (rows), then of the decoder bias, with true features (columns), for the highest MCC of each
+    nonlinearity and penalty."""
     known = [(one, p) for one in groups.series for p in one.done("mcc") if at(p.evaluation, HEATMAP)]
     known.sort(key=lambda pair: -pair[1].metrics["mcc"])
     best: dict[tuple[str, str], Point] = {}
@@ -178,10 +179,16 @@ def truth(groups: Groups) -> dict[str, go.Figure]:
         best.setdefault((one.family, one.setting), point)
     figures = {}
     for point in list(best.values())[:TRUTHS]:
-        size = np.abs(np.array(at(point.evaluation, HEATMAP), dtype=np.float32))
-        trace = _heatmap(size, 0, 1, "true feature %{y}, latent %{x}: |cos| %{z:.3f}<extra></extra>")
-        plain = {"showgrid": False, "zeroline": False, "tick0": 0, "dtick": max(1, max(size.shape) // 6)}
-        x, y = {"title": "latent, in matched order"}, {"title": "true feature", "autorange": "reversed"}
+        size = np.abs(np.array(at(point.evaluation, HEATMAP), dtype=np.float32)).T
+        rows = [f"latent {row}" for row in range(len(size))]
+        ticks = rows[:: max(1, len(rows) // 6)]
+        if bias := at(point.evaluation, HEATMAP_BIAS):
+            size = np.vstack([size, np.abs(np.array(bias, dtype=np.float32))])
+            rows, ticks = [*rows, "b_dec"], [*ticks, "b_dec"]
+        trace = _heatmap(size, 0, 1, "%{y}, true feature %{x}: |cos| %{z:.3f}<extra></extra>", y=rows)
+        plain = {"showgrid": False, "zeroline": False}
+        x = {"title": "true feature", "tick0": 0, "dtick": max(1, size.shape[1] // 6)}
+        y = {"title": "latent, in matched order", "autorange": "reversed", "type": "category", "tickvals": ticks}
         title = f"{groups.label(point)} · MCC {point.metrics['mcc']:.3f}"
         figures[title] = _figure([trace], plain | x, plain | y)
     return figures

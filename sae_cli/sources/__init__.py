@@ -70,6 +70,8 @@ class ActivationSource(Protocol):
     """E||x - mean||^2 of the training part, raw units."""
     true_GD: "Tensor | None"
     """Unit true features of a synthetic source, else None."""
+    parents_G: "Tensor | None"
+    """Parent of each true feature (int64, -1 for none) of a synthetic source, else None."""
 
     def batches(self, start: int, size: int) -> "Iterator[Tensor]":
         """Yield batches `start`, `start + 1`, ... of `size` rows (B, D), raw units, without end.

@@ -13,7 +13,17 @@ from sae_cli.sources import ActivationSource, RowSource, Split
 
 log = logging.getLogger(__name__)
 
-SYNTHETIC = ("three_features", "features")
+SYNTHETIC = (
+    "three_features",
+    "features",
+    "chanin",
+    "sharkey",
+    "tms",
+    "tree",
+    "sanity",
+    "synthbench",
+    "hierarchical",
+)
 CACHED = ("language_model", "vectors")
 SOURCES = (*CACHED, *SYNTHETIC)
 

@@ -48,6 +48,7 @@ class CacheReader:
         self.scale = math.sqrt(manifest.width / manifest.mean_squared_norm)
         self.mean_D, self.variance = torch.tensor(manifest.mean, dtype=torch.float32), manifest.variance
         self.true_GD: torch.Tensor | None = None
+        self.parents_G: torch.Tensor | None = None
         self.dtype: torch.dtype = getattr(torch, manifest.dtype)
         self._row_bytes = self.d_model * self.dtype.itemsize
         self._groups = self._count_groups(mix_bytes)

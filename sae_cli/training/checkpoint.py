@@ -42,6 +42,7 @@ def member_tensors(stepper: Stepper, member: int) -> dict[str, Tensor]:
         tensors |= {f"{EARLIER}{name}": tensor[member] for name, tensor in stepper.earlier.state().items()}
         tensors |= {"centre": stepper.earlier.centre_KD[member], "earlier_fired": stepper.earlier_fired_KG[member]}
     tensors["last_fired"] = stepper.last_fired_KF[member]
+    tensors["fired"] = stepper.fired_KF[member]
     tensors["frozen"] = stepper.frozen_K[member]
     tensors["sums"] = stepper.sums_KM[member]
     tensors["lambda_scale"] = stepper.lambda_scale_K[member]

@@ -23,6 +23,7 @@ from sae_cli.files import replace_atomically
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.tracking import open_tracker
 from sae_cli.sources import ActivationSource
+from sae_cli.sources.normalised import RowNormalised
 from sae_cli.sources.registry import open_source, source_fingerprint, source_width
 from sae_cli.training.allocator import keep_freed_memory
 from sae_cli.training.checkpoint import common_step, saved_steps
@@ -148,7 +149,9 @@ def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool, evalu
             run.set_status("running", start, steps, plan.run_id)
         members: list[Member] = []
         try:
-            source = open_source(config, device)
+            source: ActivationSource = open_source(config, device)
+            if config.sae.input_norm == "row":
+                source = RowNormalised(source)
             for run, (point, plan, _) in zip(runs, points, strict=True):
                 tracker = open_tracker(point, plan.run_id, run.stamp["attempt"], run.path, start > 0)
                 members.append(Member(point, run, plan.run_id, stack.enter_context(tracker)))

@@ -17,12 +17,17 @@ def ramp(step: int, share_K: Tensor, steps: int) -> Tensor:
 
 
 def learning_rate(step: int, lr: float, warmup: float, train: TrainConfig) -> float:
-    """Return the learning rate of `step` (from 0): linear warm-up, constant, linear decay to final_lr * lr."""
+    """Return the learning rate of `step` (from 0): linear warm-up, constant, linear decay to final_lr * lr.
+
+    It rises again over `resample_warmup` after each resampling.
+    """
     steps = total_steps(train)
     rise = min(1.0, (step + 1) / max(warmup * steps, 1))
-    left = (steps - step) / max(train.decay * steps, 1)
-    fall = train.final_lr + (1 - train.final_lr) * min(1.0, left)
-    return lr * rise * fall
+    since = min((step - due for due in due_steps(train.resample_at, steps) if due <= step), default=steps)
+    again = min(1.0, (since + 1) / max(train.resample_warmup * steps, 1))
+    left = (train.decay_end * steps - step) / max(train.decay * steps, 1)
+    fall = train.final_lr + (1 - train.final_lr) * min(1.0, max(0.0, left))
+    return lr * rise * again * fall
 
 
 def due_steps(shares: list[float], steps: int) -> set[int]:

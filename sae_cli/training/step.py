@@ -8,7 +8,7 @@ from torch import Tensor
 from sae_cli.config.schema import Config
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.training.loss import Losses, Weights, losses
-from sae_cli.training.schedules import learning_rate, per_member, ramp, total_steps
+from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp, total_steps
 
 METRICS = ("loss", "mse", "sparsity", "orthogonality", "auxiliary", "l0", "grad_norm")
 
@@ -37,6 +37,7 @@ class Stepper:
         self.penalty_states: list[dict[str, Tensor]] = [{} for _ in configs]
         self.frozen_K = torch.zeros(stack.members, dtype=torch.bool, device=device)
         self.last_fired_KF = torch.zeros(stack.b_enc_KF.shape, dtype=torch.int64, device=device)
+        self.fired_KF = torch.zeros_like(self.last_fired_KF)
         self.earlier_fired_KG = self.last_fired_KF[:, :0]
         self.sums_KM = torch.zeros(stack.members, len(METRICS), dtype=torch.float64, device=device)
         self.optimisers = [self._optimiser(stack.part(slice(k, k + 1))) for k in range(stack.members)]
@@ -73,6 +74,20 @@ class Stepper:
         """Return which latents (K, F) have not fired on the last `train.dead_after` rows."""
         return rows_seen - self.last_fired_KF > self.train.dead_after
 
+    def resampled(self, rows_seen: int) -> Tensor:
+        """Return which latents (K, F) are replaced at a resampling: the dead, or those that fire too rarely."""
+        if not self.train.dead_frequency:
+            return self.dead(rows_seen)
+        window = min(rows_seen, self.train.dead_after)
+        return self.fired_KF < self.train.dead_frequency * window
+
+    def _count_firings(self, members: slice, counts_KF: Tensor, step: int) -> None:
+        """Count on how many of the last `dead_after` rows before each resampling a latent fires."""
+        batches = -(-self.train.dead_after // self.train.batch)
+        if step in {due - batches for due in due_steps(self.train.resample_at, self.steps)}:
+            self.fired_KF[members] = 0
+        self.fired_KF[members] += counts_KF.long()
+
     def all_fired(self) -> Tensor:
         """Return after how many rows each latent fired last (K, G + F), those of earlier stages first."""
         return torch.cat([self.earlier_fired_KG, self.last_fired_KF], 1)
@@ -102,6 +117,8 @@ class Stepper:
                 self._update(members, dict(zip(tensors, gradients, strict=True)), found, step)
                 part.nonlinearity.observe(found.acts_KBF, part.parameters())
                 self.last_fired_KF[members].masked_fill_(found.counts_KF > 0, (step + 1) * len(x_BD))
+                if self.train.dead_frequency:
+                    self._count_firings(members, found.counts_KF, step)
                 self.earlier_fired_KG[members].masked_fill_(found.frozen_KG > 0, (step + 1) * len(x_BD))
                 self._move_lambda(members, found.counts_KF.sum(1) / len(x_BD), step)
 

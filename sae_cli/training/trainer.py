@@ -11,12 +11,14 @@ from torch import Tensor
 
 from sae_cli.config.schema import Config, OrthogonalityConfig
 from sae_cli.dictionary.stack import SAEStack
-from sae_cli.losses.orthogonality import nearest_cosines
+from sae_cli.losses.orthogonality import APPROXIMATE, neighbour_recall
+from sae_cli.losses.search import nearest_cosines
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.tracking import Tracker
 from sae_cli.sources import ActivationSource
 from sae_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from sae_cli.training.dead_latents import collect_rows, resample
+from sae_cli.training.loss import directions_of, has_auxiliary
 from sae_cli.training.progress import TrainingProgress
 from sae_cli.training.schedules import learning_rate, total_steps
 from sae_cli.training.stages import Stage, grow
@@ -140,6 +142,8 @@ class Trainer:
             if config.orthogonality.weight:
                 values["orthogonality"] = omega
                 values["orthogonality_weighted"] = gamma_K[index] * self.source.d_model * omega
+            if not has_auxiliary(config.sae):
+                values.pop("auxiliary")
             values |= {
                 "step": step,
                 "tokens": rows,
@@ -157,21 +161,34 @@ class Trainer:
                 member.error = f"went non-finite before step {step}: lower train.lr or set train.clip"
                 log.warning("%s %s; it is frozen, the other members go on", member.run.path, member.error)
             if with_histograms and not frozen_K[index]:
-                values["nearest_cosine"] = self.log_histograms(index, step, member, whole)
+                values |= self.log_histograms(index, step, member, whole)
             member.run.append_metrics(values)
             member.tracker.log(step, values)
             member.last = values
         progress.update(step, [member.last for member in self.members])
 
     @torch.no_grad()
-    def log_histograms(self, index: int, step: int, member: Member, stack: SAEStack) -> float:
-        """Send a member's nearest cosines and biases to its tracker; return the mean nearest cosine (self-MMCS)."""
+    def log_histograms(self, index: int, step: int, member: Member, stack: SAEStack) -> dict[str, float]:
+        """Send a member's nearest cosines and biases to its tracker; return what they say in numbers.
+
+        nearest_cosine: the mean (self-MMCS). neighbour_recall: the share of penalised directions that an approximate
+        penalty holds against their true nearest neighbour, with what it kept from its last refresh.
+        """
+        config = self.stage.configs[index]
         if stack.b_enc_KF.shape[1] < 2:
-            return 0.0
+            return {"nearest_cosine": 0.0}
         cosines_F = nearest_cosines(stack.W_dec_KFD[index], OrthogonalityConfig(kind="nearest"))
         member.tracker.histogram(step, "nearest_cosine_histogram", cosines_F.cpu().numpy())
         member.tracker.histogram(step, "bias_histogram", stack.b_enc_KF[index].cpu().numpy())
-        return float(cosines_F.mean())
+        values = {"nearest_cosine": float(cosines_F.mean())}
+        if config.orthogonality.weight and config.orthogonality.kind in APPROXIMATE:
+            rows, state = (step - self.stage.start) * self.train.batch, self.stepper.penalty_states[index]
+            active_F, alive_F = self.stepper.last_fired_KF[index] == rows, ~self.stepper.dead(rows)[index]
+            now = step - self.stage.start - 1
+            new, earlier = self.stepper.stack, self.stepper.earlier
+            seen = directions_of(new, index, config, None, active_F, alive_F, now, state, earlier)
+            values["neighbour_recall"] = neighbour_recall(seen, config.orthogonality)
+        return values
 
     def artefact_metadata(self, member: Member) -> dict[str, Any]:
         """Return what an artefact says about where it comes from."""

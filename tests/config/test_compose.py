@@ -142,7 +142,7 @@ def test_expand_makes_the_grid_in_hydras_grammar() -> None:
     assert expand(["a=1,2", "b=3", "c='x,y'"]) == [["a=1", "b=3", "c='x,y'"], ["a=2", "b=3", "c='x,y'"]]
     assert expand(["a=range(0,3)"]) == [["a=0"], ["a=1"], ["a=2"]]
     assert expand(["a=choice(x,y)", "b=[1,2],[3]"])[1] == ["a=x", "b=[3]"]
-    assert expand(["sae=glob(prolu*)"]) == [["sae=prolu_relu"], ["sae=prolu_ste"]]
+    assert expand(["sae=glob(*topk)"]) == [["sae=batchtopk"], ["sae=topk"]]
     assert expand([]) == [[]]
     with pytest.raises(UserError, match="interval"):
         expand(["a=interval(0,1)"])

@@ -29,7 +29,7 @@ def test_the_source_names_the_run():
 
 @pytest.mark.parametrize("key", PER_MEMBER)
 def test_per_member_keys_share_a_stack_and_differ_in_id(key):
-    words = [f"{key}=0.125"] if key != "seed" else ["seed=9"]
+    words = [f"{key}=9" if key in ("seed", "sae.k") else f"{key}=0.125"]
     assert identity(stack_key) == identity(stack_key, *words)
     assert identity(run_id) != identity(run_id, *words)
 

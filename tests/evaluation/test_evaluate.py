@@ -49,6 +49,10 @@ def test_synthetic_source(make_run: MakeRun) -> None:
     assert right["biases"]["negative"] == pytest.approx(1 / 3)
     assert sum(right["biases"]["histogram"]["counts"]) == 3
     assert right["ground_truth"]["mcc"] == right["ground_truth"]["found"] == pytest.approx(1)
+    assert right["ground_truth"]["f1"] == right["ground_truth"]["f1_present"] == pytest.approx(1)
+    assert right["ground_truth"]["shrinkage"] == pytest.approx(1, abs=1e-4)
+    assert right["ground_truth"]["absorption"] is None
+    assert zero["ground_truth"]["f1"] == 0
     assert right["geometry"]["self_mmcs"] == pytest.approx(0)
     assert "language_model" not in right
     assert zero["latents"]["dead"] == 1
@@ -56,6 +60,25 @@ def test_synthetic_source(make_run: MakeRun) -> None:
     for run, result in zip(runs, (right, zero), strict=True):
         assert result == {"run": str(run.path), **run.evaluation}
         assert "NaN" not in (run.path / "eval.json").read_text()
+
+
+def test_an_absorbing_dictionary_is_told_from_a_true_one(make_run: MakeRun) -> None:
+    # Latent 0 is silent where the child is present, and latent 1 is the sum of parent and child.
+    config = compose(["source=chanin_hierarchical", "source.noise=0", "cache.validation_tokens=4000", "eval.rows=0"])
+    true_GD = open_source(config, "cpu").true_GD
+    assert true_GD is not None
+    honest = SAE("relu", true_GD.T, torch.zeros(4), true_GD, torch.zeros(50))
+    W_enc, W_dec = true_GD.clone(), true_GD.clone()
+    W_enc[0] -= true_GD[1]
+    W_dec[1] = true_GD[0] + true_GD[1]
+    absorbing = SAE("relu", W_enc.T, torch.full((4,), -1e-3), W_dec, torch.zeros(50))
+    honest.b_enc_F -= 1e-3
+    right, wrong = evaluate([make_run("honest", config, honest), make_run("absorbing", config, absorbing)], "cpu")
+    assert (right["ground_truth"]["absorption"], wrong["ground_truth"]["absorption"]) == (0, 1)
+    assert right["ground_truth"]["absorption_pairs"] == wrong["ground_truth"]["absorption_pairs"] == 1
+    assert wrong["ground_truth"]["silent_alone"] == 0
+    assert wrong["reconstruction"]["fvu"] == pytest.approx(right["reconstruction"]["fvu"], abs=1e-4)
+    assert wrong["ground_truth"]["composition"] == pytest.approx(math.sqrt(0.5) / 4, abs=1e-5)
 
 
 def test_settings_given_replace_those_of_the_runs(make_run: MakeRun) -> None:

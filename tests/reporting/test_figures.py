@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -94,7 +96,17 @@ def test_true_features_of_the_best_run_of_each_pair(groups):
     assert len(grids) == 6
     title, figure = next(iter(grids.items()))
     assert title == "prolu_ste · no penalty · lambda 1 · MCC 0.860"
-    assert np.array(figure.data[0].z).shape == (24, 32)
+    assert np.array(figure.data[0].z).shape == (32, 24)  # an evaluation without the bias's row
+
+
+def test_the_decoder_bias_is_the_last_row_of_its_heatmap(tmp_path):
+    table = {"mcc": 0.9, "heatmap": [[1.0, -0.5, 0.25], [0.0, 1.0, 0.5]], "heatmap_bias": [0.1, -0.2]}
+    fake.write_run(tmp_path / "run", fake.config())
+    evaluation = json.loads((tmp_path / "run" / "eval.json").read_text()) | {"ground_truth": table}
+    (tmp_path / "run" / "eval.json").write_text(json.dumps(evaluation))
+    (figure,) = figures.truth(Groups(collect([tmp_path]))).values()
+    assert figure.data[0].y == ("latent 0", "latent 1", "latent 2", "b_dec")
+    np.testing.assert_allclose(figure.data[0].z, [[1, 0], [0.5, 1], [0.25, 0.5], [0.1, 0.2]], rtol=1e-6)
 
 
 def test_unfinished_and_unevaluated_points_are_on_no_frontier(tmp_path):

@@ -119,6 +119,29 @@ def test_learning_rate_rises_holds_and_falls(tmp_path):
     assert rates[99] == pytest.approx(0.1 + 0.9 * 0.05)
 
 
+def test_learning_rate_can_fall_early_and_rise_after_a_resampling(tmp_path):
+    words = ("train.tokens=8000", "train.decay=0.2", "train.decay_end=0.9", "train.final_lr=0.1")
+    train = point(tmp_path, *words, "train.resample_at=[0.5]", "train.resample_warmup=0.05").train
+    rates = [learning_rate(step, 1.0, 0.0, train) for step in range(100)]
+    assert rates[:50] == pytest.approx([1.0] * 50)
+    assert rates[50:56] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert rates[80] == pytest.approx(0.1 + 0.9 * 0.5)
+    assert rates[90:] == pytest.approx([0.1] * 10)
+
+
+def test_rarely_firing_latents_are_resampled_by_their_frequency_in_the_last_window(tmp_path):
+    words = ("train.resample_at=[0.25]", "train.dead_after=240", "train.dead_frequency=0.05")
+    _, stepper = make_stepper(tmp_path, *words)
+    fired = []
+    for step in range(10):
+        before = stepper.stack.part(slice(0, 1))
+        fired.append((before.encode(rows(step))[0] > 0).sum(0))
+        stepper.step(step, rows(step))
+    counts = torch.stack(fired[7:]).sum(0)  # the three batches of 80 rows before step 10 of 40
+    assert torch.equal(stepper.fired_KF[0], counts)
+    assert torch.equal(stepper.resampled(800)[0], counts < 0.05 * 240)
+
+
 def test_ramp_is_per_member():
     shares = per_member([0.0, 0.1, 0.5], "cpu")
     assert ramp(0, shares, 100).tolist() == pytest.approx([1, 0.1, 0.02])

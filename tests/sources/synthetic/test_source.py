@@ -1,4 +1,4 @@
-"""The synthetic sources' statistics and their reproducibility."""
+"""Rows, their statistics, and their reproducibility."""
 
 import itertools
 
@@ -7,7 +7,8 @@ import torch
 
 from sae_cli.config.compose import compose
 from sae_cli.config.schema import SourceConfig
-from sae_cli.sources.synthetic import SyntheticSource, fingerprint, true_directions
+from sae_cli.sources.synthetic import SyntheticSource, fingerprint
+from sae_cli.sources.synthetic.directions import true_directions
 
 
 def source(**keys):
@@ -20,7 +21,8 @@ def opened(**keys):
 
 
 def firings(made, count=40_000):
-    return made.fire(count, torch.Generator().manual_seed(0)).float()
+    events = made.draws.events(count, torch.Generator().manual_seed(0))
+    return (events.strengths(len(made.directions_GD)) > 0).float()
 
 
 def test_features_fire_with_zipf_s_probabilities():
@@ -55,7 +57,7 @@ def test_rows_are_sums_of_directions_with_strengths_in_the_stated_range():
 
 
 def test_noise_has_the_stated_deviation():
-    made = opened(probability=0.0, noise=0.3)
+    made = opened(probability=1e-9, noise=0.3)
     assert made.rows(5000, 1).std().item() == pytest.approx(0.3, abs=0.005)
 
 
@@ -88,12 +90,30 @@ def test_validation_rows_do_not_depend_on_the_batch_size(size):
     assert torch.equal(rows, torch.cat(list(opened().validation(777))))
 
 
+SMALL = {
+    "synthbench": ["source.features=300", "source.width=32", "source.trees=3"],
+    "sanity": ["source.features=400"],
+    "sanity_variable": ["source.features=400"],
+}
+SHIPPED = ["three_features", "features", "chanin", "chanin_hierarchical", "sharkey", "tms", "tree", "sanity"]
+SHIPPED += ["sanity_variable", "synthbench", "hierarchical"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_sources_are_pure_and_tell_their_features(name):
+    config = compose([f"source={name}", *SMALL.get(name, [])])
+    first, second = (SyntheticSource(config.source, 0, 700) for _ in range(2))
+    assert torch.equal(next(first.batches(3, 64)), next(itertools.islice(second.batches(0, 64), 3, None)))
+    told = list(first.validation_features(300))
+    assert [len(x) for x, _ in told] == [300, 300, 100]
+    assert torch.equal(torch.cat([x for x, _ in told]), torch.cat(list(second.validation(128))))
+    for x, strengths in told:
+        torch.testing.assert_close(strengths @ first.true_GD, x, rtol=1e-4, atol=1e-4)
+    assert first.parents_G.dtype == torch.int64
+    assert first.parents_G.shape == (len(first.true_GD),)
+    assert first.d_model == first.true_GD.shape[1] == (config.source.width or 3)
+
+
 def test_the_fingerprint_follows_the_settings():
     assert fingerprint(source()) == fingerprint(source())
     assert fingerprint(source()) != fingerprint(source(seed=1))
-
-
-def test_shipped_groups_describe_a_source_that_opens():
-    config = compose(["source=features"])
-    made = SyntheticSource(config.source, 0, 10)
-    assert made.d_model == config.source.width

@@ -145,7 +145,7 @@ def test_metrics_are_of_the_whole_dictionary(tmp_path):
 
 
 def test_a_stage_has_its_share_of_steps_k_and_target(tmp_path):
-    words = ("sae.nonlinearity=batchtopk", "sae.k=10", "sae.grow=[2,10,20]", "train.tokens=8000", "seed=3")
+    words = ("sae.k=10", "sae.grow=[2,10,20]", "train.tokens=8000", "seed=3")
     config = point(tmp_path, *words, "sparsity.target_l0=16", "train.resample_at=[0.5]")
     stages = [Stage.of([config], index) for index in range(3)]
     assert [(stage.start, stage.end) for stage in stages] == [(0, 33), (33, 66), (66, 100)]

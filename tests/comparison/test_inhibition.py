@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from sae_cli.comparison.arithmetic import arithmetic
 from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.dictionary.artifact import SAE
+from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import ORTHOGONALITY
 
 N = 8
@@ -51,10 +52,11 @@ def test_cosines_of_the_encoder_point_the_wrong_way():
 @pytest.mark.parametrize("kind", ["all_pairs", "nearest", "chunked"])
 def test_penalties_on_the_decoder_separate_them_and_on_the_encoder_would_punish_the_wrong_one(kind):
     penalty, settings = ORTHOGONALITY[kind], OrthogonalityConfig(kind=kind, weight=1.0)
-    assert penalty(EXCLUSIVE.W_dec_FD[None], settings, 0).item() == 0
-    assert penalty(COMPOSITE.W_dec_FD[None], settings, 0).item() == pytest.approx(1 / 4)
-    assert penalty(EXCLUSIVE.W_enc_DF.T[None], settings, 0).item() == pytest.approx(((N - 4) / N) ** 2)
-    assert penalty(COMPOSITE.W_enc_DF.T[None], settings, 0).item() == 0
+    assert penalty is not None
+    assert penalty(Directions(EXCLUSIVE.W_dec_FD), settings).item() == 0
+    assert penalty(Directions(COMPOSITE.W_dec_FD), settings).item() == pytest.approx(1 / 4)
+    assert penalty(Directions(EXCLUSIVE.W_enc_DF.T), settings).item() == pytest.approx(((N - 4) / N) ** 2)
+    assert penalty(Directions(COMPOSITE.W_enc_DF.T), settings).item() == 0
 
 
 def test_the_arithmetic_test_names_the_parts_of_the_composites_only():

@@ -1,4 +1,4 @@
-"""Commands that read what runs left: eval, report; and doctor, which reads the machine."""
+"""Commands that read what runs left: eval, compare, report; and doctor, which reads the machine."""
 
 import shlex
 from dataclasses import asdict
@@ -51,6 +51,66 @@ def evaluate(
     shown = {name: keys for name, keys in COLUMNS.items() if any(_pick(result, keys) is not None for result in results)}
     table(["run", *shown], [[r["run"], *(number(_pick(r, keys)) for keys in shown.values())] for r in results])
     facts([("next", shlex.join(["sae", "report", *map(str, folders)]))])
+
+
+def compare(
+    paths: Annotated[list[Path], typer.Argument(metavar="A B [C]...", help="Run folders; directions of one width D.")],
+    force: Annotated[bool, typer.Option("--force", help="Compare although source, model or hook differ.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The JSON file; default: compare.json in the last run's folder.")
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Directions per dictionary in the arithmetic test; 0: every alive one.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample and of the controls.")] = 0,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare dictionaries: what they share, which directions are sums of others, how features split.
+
+    A: the dictionary whose directions may be composites; B: the one that may hold their parts (both ways are tested).
+    """
+    if out is not None and out.suffix != ".json":
+        raise UserError(f"--out {out}: give a file name that ends in .json")
+    from sae_cli.comparison.compare import compare as compare_runs
+
+    path, result = compare_runs(paths, out, force, sample, seed, device)
+    if as_json:
+        emit({"compare": str(path), **result})
+        return
+    for one in result["dictionaries"]:
+        facts([(one["name"], f"{one['run']}  {one['alive']} of {one['latents']} latents alive")])
+    pairs = result["similarity"]
+    columns = {"MMCS": "mmcs", "random": "random", "unique": "unique"}
+    table(
+        ["pair", *(f"{name} {side}" for name in columns for side in ("of first", "of second")), "matched"],
+        [
+            [
+                f"{pair['a']} {pair['b']}",
+                *(number(pair[f"{key}_{side}"]) for key in columns.values() for side in "ab"),
+                number(pair["matched"]),
+            ]
+            for pair in pairs
+        ],
+    )
+    table(
+        ["explained by", "1", "2", "3", "composite", "recovered"],
+        [
+            [
+                f"{test['targets']} on {test['atoms']}, {name.replace('_', ' ')}",
+                *map(number, row["mean"]),
+                number(row["composite"]),
+                number(row.get("recovered")),
+            ]
+            for test in result["arithmetic"]
+            for name, row in test["rows"].items()
+        ],
+    )
+    for level in result["splitting"]:
+        words = f"{level['children']} children, {level['split']} latents split, {level['sums']} children are sums"
+        facts([(f"{level['narrow']} -> {level['wide']}", words)])
+    folder = result["dictionaries"][-1]["run"]
+    facts([("written", path), *([] if out else [("next", shlex.join(["sae", "report", folder]))])])
 
 
 def report(

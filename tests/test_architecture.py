@@ -14,14 +14,15 @@ ONLY_IN = {
     "transformer_lens": ("sources/language_model.py",),
 }
 NOT_BELOW = {
-    "config": ("sources", "store", "dictionary", "losses", "training", "runs", "evaluation", "reporting"),
-    "losses": ("sources", "store", "dictionary", "training", "runs", "evaluation", "reporting"),
-    "dictionary": ("sources", "store", "training", "runs", "evaluation", "reporting"),
-    "store": ("dictionary", "losses", "training", "runs", "evaluation", "reporting"),
-    "sources": ("dictionary", "losses", "training", "runs", "evaluation", "reporting"),
-    "training": ("reporting",),
-    "evaluation": ("training", "reporting"),
-    "reporting": ("sources", "store", "dictionary", "losses", "training", "evaluation"),
+    "config": ("sources", "store", "dictionary", "losses", "training", "runs", "evaluation", "comparison", "reporting"),
+    "losses": ("sources", "store", "dictionary", "training", "runs", "evaluation", "comparison", "reporting"),
+    "dictionary": ("sources", "store", "training", "runs", "evaluation", "comparison", "reporting"),
+    "store": ("dictionary", "losses", "training", "runs", "evaluation", "comparison", "reporting"),
+    "sources": ("dictionary", "losses", "training", "runs", "evaluation", "comparison", "reporting"),
+    "training": ("comparison", "reporting"),
+    "evaluation": ("training", "comparison", "reporting"),
+    "comparison": ("store", "losses", "training", "reporting"),
+    "reporting": ("sources", "store", "dictionary", "losses", "training", "evaluation", "comparison"),
 }
 
 

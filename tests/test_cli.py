@@ -79,7 +79,8 @@ def stub_training(monkeypatch: pytest.MonkeyPatch, state: str, error: str = "") 
 
 def test_help_and_version_come_on_stdout() -> None:
     assert all(
-        word in sae("--help").stdout for word in ("cache", "train", "sweep", "eval", "report", "doctor", "config")
+        word in sae("--help").stdout
+        for word in ("cache", "train", "sweep", "eval", "compare", "report", "doctor", "config")
     )
     assert sae("--version").stdout == f"sae {__version__}\n"
 
@@ -261,13 +262,15 @@ def test_config_show_ls_and_keys() -> None:
     assert "nonlinearity: prolu_ste" in sae("config", "show", *SYNTHETIC, "sae=prolu_ste").stdout
     assert json.loads(sae("config", "show", *SYNTHETIC, "--json").stdout)["source"]["kind"] == "three_features"
     assert "sae/prolu_ste" in sae("config", "ls").stdout
-    assert set(json.loads(sae("config", "ls", "sparsity", "--json").stdout)["sparsity"]) == {"l1", "sqrt_l1"}
+    assert {"none", "l1", "l0"} <= set(json.loads(sae("config", "ls", "sparsity", "--json").stdout)["sparsity"])
+    assert "# @package" not in sae("config", "ls", "sae").stdout
     assert "Did you mean sparsity" in sae("config", "ls", "sparsty").stderr
     assert "train.batch (int, default 2048): Rows per step B." in sae("config", "keys").stdout
     assert {key["name"] for key in json.loads(sae("config", "keys", "eval.", "--json").stdout)} == {
         "eval.rows",
         "eval.contexts",
         "eval.batch",
+        "eval.composition",
     }
     assert sae("config", "keys", "evl").exit_code == 2
 
@@ -291,7 +294,8 @@ def test_a_copied_file_is_used_from_the_users_folder(tmp_path: Path) -> None:
         ("sae train train.pre", 2, "train.precision="),
         ("sae train sae=prolu_r", 2, "sae=prolu_relu"),
         ("sae train model = ti", 4, "tiny"),
-        ("sae train sparsity.kind =", 3, "l1\nsqrt_l1"),
+        ("sae train sparsity.kind =", 3, "none\nl1\nsqrt_l1\nlp\ntanh\nl0"),
+        ("sae train sae=batch", 2, "sae=batchtopk"),
         ("sae sweep train.tf32=t", 2, "train.tf32=true"),
     ],
 )

@@ -2,18 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
+from sae_cli.config.combinations import SIZED, combination_problems
 from sae_cli.config.convert import flat
-from sae_cli.config.schema import Config, SourceConfig
+from sae_cli.config.schema import Config
 from sae_cli.errors import UserError, suggest
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-SIZED = ("chanin", "sharkey", "tms", "tree", "sanity", "synthbench", "hierarchical")
-"""Synthetic sources beside three_features and features."""
-FORESTS = ("chanin", "tree", "hierarchical", "synthbench")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model.dtype": PRECISIONS,
@@ -32,7 +28,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "sae.decoder_init": ("random", "data"),
     "sae.decoder_bias_init": ("mean", "zero"),
     "sparsity.kind": ("none", "l1", "sqrt_l1", "lp", "tanh", "l0"),
-    "orthogonality.kind": ("none", "all_pairs", "nearest", "chunked"),
+    "orthogonality.kind": (
+        *("none", "all_pairs", "gram", "nearest", "unique_nearest", "mixed_max", "chunked", "cells", "neighbours"),
+        *("rica", "decomposable"),
+    ),
     "orthogonality.phi": ("abs", "square", "power", "exponential", "logistic", "hinge", "barrier"),
     "orthogonality.rows": ("all", "active", "alive"),
     "train.precision": ("bf16", "fp32"),
@@ -47,16 +46,18 @@ RANGES: dict[str, str] = {
     "source.trees source.depth cache.tokens cache.seed sae.auxk_weight sae.preact_weight sparsity.weight "
     "sparsity.target_l0 train.clip train.data_seed train.checkpoint_every eval.rows eval.contexts seed",
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
-    "sparsity.bandwidth orthogonality.exponent train.lr",
+    "sparsity.bandwidth orthogonality.exponent orthogonality.meta_scale orthogonality.meta_lr train.lr",
     "[1, inf)": "model.batch source.rank source.branching source.sets cache.validation_tokens cache.shuffle_bytes "
-    "cache.shard_bytes cache.mix_bytes sae.latents sae.k sae.auxk_latents orthogonality.tile orthogonality.every "
-    "train.tokens train.batch train.resample_rows train.dead_after train.log_every eval.batch",
+    "cache.shard_bytes cache.mix_bytes sae.latents sae.k sae.auxk_latents sae.grow orthogonality.tile "
+    "orthogonality.every orthogonality.refresh orthogonality.neighbours orthogonality.assign_limit "
+    "orthogonality.meta_k train.tokens train.batch train.resample_rows train.dead_after train.log_every eval.batch",
     "[2, inf)": "model.context orthogonality.chunk",
     "[0, 1]": "source.cooccurrence source.magnitude_spread source.child_probability source.probability_min "
     "sae.alpha_m sae.alpha_b sparsity.warmup orthogonality.warmup train.warmup train.decay train.final_lr "
     "train.resample_warmup",
     "[0, 1)": "source.correlation train.beta1 train.beta2 train.dead_frequency",
-    "(0, 1]": "source.probability source.rare source.decay sparsity.exponent train.decay_end",
+    "(0, 1]": "source.probability source.rare source.decay sparsity.exponent orthogonality.cap "
+    "orthogonality.meta_share train.decay_end",
     "(0, 1)": "text.validation sae.prefixes sparsity.target_rate train.resample_at",
     "[-1, 1)": "orthogonality.threshold",
 }
@@ -88,74 +89,6 @@ def value_problems(config: Config) -> list[str]:
     if not re.fullmatch(r"\w[\w.+@=-]*(/\w[\w.+@=-]*)*", config.name):
         problems.append(f"name={config.name!r} is not a folder name (letters, digits, . _ - and / between parts)")
     return problems
-
-
-def combination_problems(config: Config) -> Iterator[str]:
-    """Yield what is wrong with values taken together."""
-    source, text, penalty, train = config.source, config.text, config.orthogonality, config.train
-    gamma = f"orthogonality.weight={penalty.weight}"
-    if source.kind == "language_model" and bool(text.path) == bool(text.dataset):
-        yield "give one of text.path and text.dataset, and leave the other empty"
-    if source.kind == "vectors" and not source.path:
-        yield "source.path is empty: source=vectors needs a file or folder"
-    if source.kind != "vectors" and config.cache.tokens == 0:
-        yield "cache.tokens=0 means every row and works with source=vectors only"
-    if source.kind != "language_model" and config.cache.hooks:
-        yield "cache.hooks is for source=language_model only"
-    if source.kind in ("features", *SIZED):
-        yield from synthetic_problems(source)
-    if penalty.kind == "none" and penalty.weight != 0:
-        yield f"{gamma} needs a penalty: add orthogonality=chunked (or nearest, all_pairs)"
-    if penalty.weight < 0:
-        yield f"{gamma} is negative: that needs a cap and is not supported"
-    if penalty.kind != "none" and config.sae.latents < 2:
-        yield f"orthogonality={penalty.kind} needs sae.latents of at least 2"
-    if train.batch > train.tokens:
-        yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
-    if train.warmup + train.decay > train.decay_end:
-        yield f"train.warmup={train.warmup} and train.decay={train.decay} are above train.decay_end={train.decay_end}"
-
-
-def synthetic_problems(source: SourceConfig) -> Iterator[str]:
-    """Yield what is wrong with the sizes and probabilities of a synthetic source."""
-    kind, features, width = source.kind, source.features, source.width
-    if not (features and width):
-        yield f"source={kind} needs source.features and source.width above 0"
-    if source.orthogonal and kind not in ("tms", "synthbench") and features > width:
-        yield f"source.orthogonal=true needs source.features={features} <= source.width={width}"
-    if source.probability_min > source.probability:
-        yield f"source.probability_min={source.probability_min} is above source.probability={source.probability}"
-    if source.law == "log_uniform" and source.probability_min == 0:
-        yield "source.law=log_uniform needs source.probability_min above 0"
-    if source.l0 and (kind == "tms" or source.l0 > features):
-        yield f"source.l0={source.l0} does not go with source={kind} of {features} features"
-    if source.cooccurrence and kind != "features":
-        yield f"source.cooccurrence={source.cooccurrence} is for source=three_features and source=features"
-    if source.correlation and kind not in ("sharkey", "hierarchical", "synthbench"):
-        yield f"source.correlation={source.correlation} is for source=sharkey, hierarchical and synthbench"
-    in_trees = source.trees * sum(source.branching**level for level in range(source.depth + 1))
-    if source.trees and kind not in FORESTS:
-        yield f"source.trees={source.trees} is for source={', '.join(FORESTS)}"
-    elif in_trees > features:
-        yield f"{source.trees} trees of depth {source.depth} have {in_trees} features, source.features={features}"
-    if source.exclusive and kind in ("chanin", "tree", "hierarchical"):
-        together = source.branching * source.child_probability
-        if together > 1 + 1e-9:
-            yield f"source.exclusive=true: source.branching * source.child_probability = {together:g} is above 1"
-    if kind == "tms" and features and width:
-        yield from _set_problems(source)
-
-
-def _set_problems(source: SourceConfig) -> Iterator[str]:
-    """tms: a set is orthonormal, an antipodal pair or a polygon in its share of the dimensions."""
-    size, room = source.features // source.sets, source.width // source.sets
-    if source.features % source.sets:
-        yield f"source.features={source.features} is not a multiple of source.sets={source.sets}"
-    elif not (room >= size or (room, size) == (1, 2) or room == 2):
-        yield (
-            f"source=tms cannot place sets of {size} features in {room} of source.width={source.width} dimensions: "
-            f"set source.width={2 * source.sets} (polygons) or {size * source.sets} (orthonormal)"
-        )
 
 
 def _inside(number: Any, interval: str) -> bool:

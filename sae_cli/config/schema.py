@@ -160,6 +160,10 @@ class SAEConfig:
     gated."""
     latents: int = 1024
     """Number of latents F."""
+    grow: list[int] = field(default_factory=list)
+    """Sizes of batches of latents that are trained one after the other, such as [1024,1024,2048]; their sum is F. Each
+    has an equal share of the steps (shares of training are of its own), is then frozen, and the next reconstructs what
+    is left; sae.k and sparsity.target_l0 are split by size. Empty: off."""
     k: int = 32
     """topk, batchtopk: latents that fire per row (batchtopk: on average). Per member."""
     prefixes: list[float] = field(default_factory=list)
@@ -225,9 +229,10 @@ class OrthogonalityConfig:
     """The penalty on non-orthogonal directions, multiplied by gamma * D."""
 
     kind: str = MISSING
-    """none | all_pairs | nearest | chunked."""
+    """none | all_pairs | gram | nearest | unique_nearest | mixed_max | chunked | cells | neighbours | rica |
+    decomposable. The last two and gram have no phi, signed, cap or (but for decomposable) rows."""
     weight: float = 0.0
-    """gamma; 0: off. Per member."""
+    """gamma; 0: off; below 0 it rewards what phi punishes and needs a cap. Per member."""
     phi: str = "square"
     """Function of the cosine c: abs | square | power | exponential | logistic | hinge | barrier."""
     exponent: float = 2.0
@@ -236,11 +241,30 @@ class OrthogonalityConfig:
     """Cosine from which phi=hinge counts; centre of phi=logistic."""
     signed: bool = True
     """Only positive cosines count; false: the absolute cosine."""
+    cap: float = 1.0
+    """Cosine beyond which phi is constant; 1: none. Needed where weight < 0, which would breed duplicates."""
     rows: str = "all"
     """Which directions are penalised, against all: all | active (fired in this batch) | alive (fired in the last
     train.dead_after rows: Adam moves a latent without other gradients at full speed however small gamma is)."""
     chunk: int = 8192
-    """kind=chunked: directions per random part (OrtSAE's choice)."""
+    """chunked, cells: directions per part at most (OrtSAE's choice)."""
+    refresh: int = 100
+    """cells, neighbours, unique_nearest, rica: uses of the penalty between two exact searches (rica: inversions of the
+    covariance)."""
+    neighbours: int = 8
+    """neighbours: nearest others k of each direction."""
+    assign_limit: int = 2048
+    """unique_nearest: latents up to which the assignment is exact, at F^3 operations and F^2 numbers."""
+    greedy: bool = False
+    """unique_nearest: accept that above assign_limit pairs are taken in descending cosine, no optimum."""
+    meta_share: float = 0.0625
+    """decomposable: latents of the meta-SAE as a share of the directions."""
+    meta_k: int = 4
+    """decomposable: latents of the meta-SAE that fire per direction."""
+    meta_scale: float = 0.5
+    """decomposable: error s of a unit direction's reconstruction at which it counts 1/e."""
+    meta_lr: float = 1e-3
+    """decomposable: learning rate of the meta-SAE's Adam."""
     tile: int = 1024
     """Rows of the cosine matrix that exist at one time; bounds memory at tile * F."""
     every: int = 1
@@ -323,6 +347,8 @@ class EvalConfig:
     """Validation contexts for cross-entropy with the SAE spliced in; 0: no cross-entropy."""
     batch: int = 4096
     """Rows per evaluation step; changes memory, not results."""
+    composition: bool = False
+    """Train a small SAE on the directions and report how far they are sums of common parts (section composition)."""
 
 
 @dataclass

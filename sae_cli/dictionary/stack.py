@@ -1,7 +1,7 @@
 """A stack: K sparse autoencoders of equal shape whose parameters share a leading member axis."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,22 +28,27 @@ class SAEStack:
     """What the nonlinearity learns beside b_enc."""
     buffers_KF: dict[str, Tensor]
     """What the nonlinearity keeps without a gradient."""
+    centre_KD: Tensor | None = None
+    """What encoders take off x; None: b_dec. Where latents are trained in stages it is the first stage's b_dec."""
 
     @classmethod
-    def initialise(cls, configs: Sequence[Config], mean_D: Tensor, device: str, rows_ND: Tensor) -> "SAEStack":
+    def initialise(
+        cls, configs: Sequence[Config], mean_D: Tensor, device: str, rows_ND: Tensor | Callable[[int], Tensor]
+    ) -> "SAEStack":
         """Return a stack with one member per configuration, each drawn from its own seed alone.
 
         Directions are unit rows, random or taken from scaled inputs (N, D) with probability proportional to
-        ||x - b_dec||^2; encoder rows are the same scaled by `sae.encoder_scale`; the decoder bias is the mean (D,) of
-        the scaled data or 0.
+        ||x - b_dec||^2 (a function gives those of a member by its index); encoder rows are the same scaled by
+        `sae.encoder_scale`; the decoder bias is the mean (D,) of the scaled data or 0.
         """
         sae = configs[0].sae
         b_dec_D = mean_D.float().cpu() if sae.decoder_bias_init == "mean" else torch.zeros(len(mean_D))
         members = []
-        for config in configs:
+        for index, config in enumerate(configs):
             generator = torch.Generator().manual_seed(derive_seed(config.seed, "init"))
             if sae.decoder_init == "data":
-                offsets_ND = rows_ND.float().cpu() - b_dec_D
+                inputs_ND = rows_ND(index) if callable(rows_ND) else rows_ND
+                offsets_ND = inputs_ND.float().cpu() - b_dec_D
                 chances_N = offsets_ND.square().sum(1).double()
                 rows = torch.multinomial(chances_N, sae.latents, sae.latents > len(chances_N), generator=generator)
                 W_dec_FD = normalize(offsets_ND[rows], dim=1)
@@ -74,19 +79,26 @@ class SAEStack:
         """Number of members K."""
         return len(self.b_enc_KF)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the trained parameters by name."""
+    def state(self) -> dict[str, Tensor]:
+        """Return the parameters and the buffers by name."""
         return {
             "W_enc_KDF": self.W_enc_KDF,
             "b_enc_KF": self.b_enc_KF,
             "W_dec_KFD": self.W_dec_KFD,
             "b_dec_KD": self.b_dec_KD,
-            **{f"{name}_KF": tensor for name, tensor in self.learned_KF.items()},
+            **{f"{name}_KF": tensor for name, tensor in (self.learned_KF | self.buffers_KF).items()},
         }
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the parameters and the buffers by name."""
-        return self.tensors() | {f"{name}_KF": tensor for name, tensor in self.buffers_KF.items()}
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the trained parameters by name.
+
+        An artefact centres x by the sum of the stages' b_dec. A stage that is centred elsewhere therefore trains its
+        b_dec only if the nonlinearity lets the difference be folded into b_enc.
+        """
+        fixed = {f"{name}_KF" for name in self.buffers_KF}
+        if self.centre_KD is not None and not self.nonlinearity.additive:
+            fixed.add("b_dec_KD")
+        return {name: tensor for name, tensor in self.state().items() if name not in fixed}
 
     def part(self, members: slice) -> "SAEStack":
         """Return some members as a stack of leaves that share this stack's storage and require gradients."""
@@ -102,6 +114,35 @@ class SAEStack:
             leaf(self.b_dec_KD),
             {name: leaf(tensor) for name, tensor in self.learned_KF.items()},
             {name: tensor[members] for name, tensor in self.buffers_KF.items()},
+            None if self.centre_KD is None else self.centre_KD[members],
+        )
+
+    def freeze(self) -> "SAEStack":
+        """Return this stack as the first stage, by whose b_dec all stages are centred."""
+        return replace(self, centre_KD=self.b_dec_KD.clone())
+
+    @torch.no_grad()
+    def join(self, later: "SAEStack") -> "SAEStack":
+        """Return the stack of this one's latents and those of a later stage, which reconstructs what this one leaves.
+
+        Decoder biases add; k adds, too.
+        """
+
+        def together(name: str, tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, later.state()[name]], dim=2 if name == "W_enc_KDF" else 1)
+
+        return SAEStack(
+            [
+                replace(one, latents=one.latents + other.latents, k=one.k + other.k)
+                for one, other in zip(self.settings, later.settings, strict=True)
+            ],
+            together("W_enc_KDF", self.W_enc_KDF),
+            together("b_enc_KF", self.b_enc_KF),
+            together("W_dec_KFD", self.W_dec_KFD),
+            self.b_dec_KD + later.b_dec_KD,
+            {name: together(f"{name}_KF", tensor) for name, tensor in self.learned_KF.items()},
+            {name: together(f"{name}_KF", tensor) for name, tensor in self.buffers_KF.items()},
+            self.centre_KD,
         )
 
     def parameters(self) -> dict[str, Tensor]:
@@ -111,8 +152,9 @@ class SAEStack:
 
     def pre_activations(self, x_BD: Tensor) -> Tensor:
         """Return m (K, B, F), without the encoder bias, of scaled activations (B, D)."""
-        # b_dec is taken off in fp32 before the product: it is a large part of x, which low precision cancels badly.
-        return (x_BD - self.b_dec_KD.unsqueeze(1)) @ self.W_enc_KDF
+        # It is taken off in fp32 before the product: it is a large part of x, which low precision cancels badly.
+        centre_KD = self.b_dec_KD if self.centre_KD is None else self.centre_KD
+        return (x_BD - centre_KD.unsqueeze(1)) @ self.W_enc_KDF
 
     def latents(self, m_KBF: Tensor) -> Tensor:
         """Return the latents (K, B, F) of pre-activations, as in training."""
@@ -121,6 +163,13 @@ class SAEStack:
     def encode(self, x_BD: Tensor) -> Tensor:
         """Return latents (K, B, F) of scaled activations (B, D), as in training."""
         return self.latents(self.pre_activations(x_BD))
+
+    @torch.no_grad()
+    def infer(self, x_BD: Tensor) -> Tensor:
+        """Return latents (K, B, F) of scaled activations (B, D), as of an artefact."""
+        parameters = self.parameters()
+        stored = {"b_enc": parameters["b_enc"], **self.nonlinearity.store(parameters)}
+        return self.nonlinearity.infer(self.pre_activations(x_BD), stored, self.settings[0].k)
 
     def decode(self, acts_KBF: Tensor) -> Tensor:
         """Return reconstructions (K, B, D), scaled."""
@@ -140,5 +189,8 @@ class SAEStack:
             name.replace("K", ""): getattr(self, name)[index].detach().cpu().clone()
             for name in ("W_enc_KDF", "b_enc_KF", "W_dec_KFD", "b_dec_KD")
         }
+        if self.centre_KD is not None:
+            shift_D = self.b_dec_KD[index] - self.centre_KD[index]
+            folded["b_enc_F"] += (shift_D @ self.W_enc_KDF[index]).cpu()
         sae = self.settings[index]
         return SAE.fold(sae.nonlinearity, sae.k, scale, stored, metadata, sae.input_norm, **folded)

@@ -15,6 +15,7 @@ from sae_cli.config.schema import Config, EvalConfig
 from sae_cli.device import choose_device
 from sae_cli.dictionary.artifact import SAE, load_sae
 from sae_cli.errors import UserError
+from sae_cli.evaluation.composition import composition
 from sae_cli.evaluation.geometry import geometry
 from sae_cli.evaluation.ground_truth import GroundTruth
 from sae_cli.evaluation.language_model import spliced_losses
@@ -100,6 +101,8 @@ def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, devic
         }
         if truth:
             section["ground_truth"] = truth.section()
+        if settings.composition:
+            section["composition"] = composition(sae.W_dec_FD, sums.fired_F > 0)
         sections.append(section)
     if config.source.kind == "language_model" and settings.contexts:
         model = LanguageModel(config.model, device)

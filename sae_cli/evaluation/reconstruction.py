@@ -34,13 +34,14 @@ class Reconstruction:
             self._offset_D = x_BD.mean(0)
         centred_BD = x_BD - self._offset_D
         self.rows += len(x_BD)
-        self.fired_F += (acts_BF > 0).sum(0)
+        self.fired_F += (acts_BF != 0).sum(0)
+        size_BF = acts_BF.abs()
         self._centred_D += centred_BD.sum(0)
         self._centred_square += centred_BD.square().sum()
         self._sums += torch.stack(
             [
-                acts_BF.sum(dtype=torch.float64),
-                acts_BF.sqrt().sum(dtype=torch.float64),
+                size_BF.sum(dtype=torch.float64),
+                size_BF.sqrt().sum(dtype=torch.float64),
                 (x_BD - x_hat_BD).square().sum(),
                 x_BD.square().sum(),
                 x_hat_BD.square().sum(),
@@ -51,9 +52,10 @@ class Reconstruction:
     def metrics(self) -> dict[str, float]:
         """Return the `reconstruction` section; a ratio with a zero denominator is NaN.
 
-        l0, l1, sqrt_l1: means over rows of the number, sum and sum of square roots of active latents (units of the
-        scaled input). mse: squared error summed over D (raw units squared). nmse = E||e||^2 / E||x||^2.
-        shrinkage = E||x_hat||^2 / E<x, x_hat>, below 1 if reconstructions are too short (arXiv 2404.16014 eq. 10).
+        l0, l1, sqrt_l1: means over rows of the number, sum and sum of square roots of active latents, of their size
+        where they may be negative (units of the scaled input). mse: squared error summed over D (raw units squared).
+        nmse = E||e||^2 / E||x||^2. shrinkage = E||x_hat||^2 / E<x, x_hat>, below 1 if reconstructions are too short
+        (arXiv 2404.16014 eq. 10).
         """
         l1, sqrt_l1, error, square, square_hat, product = self._sums.tolist()
         variance = float(self._centred_square - self._centred_D.square().sum() / max(self.rows, 1))

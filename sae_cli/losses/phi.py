@@ -1,4 +1,4 @@
-"""Functions phi of a cosine c >= 0 that orthogonality penalties average."""
+"""Functions phi of a cosine c >= 0 that orthogonality penalties average, and what of a cosine they see."""
 
 from collections.abc import Callable
 
@@ -55,3 +55,12 @@ PHI: dict[str, Callable[[Tensor, OrthogonalityConfig], Tensor]] = {
     "hinge": hinge,
     "barrier": barrier,
 }
+
+
+def penalised(c: Tensor, settings: OrthogonalityConfig) -> Tensor:
+    """Return phi of cosines, elementwise: phi(min(max(c, 0), cap)) if signed, else phi(min(|c|, cap)).
+
+    Latents are non-negative, so antipodes are harmless: signed is the default. Beyond the cap there is no gradient.
+    """
+    c = c.clamp(min=0) if settings.signed else c.abs()
+    return PHI[settings.phi](c.clamp(max=settings.cap) if settings.cap < 1 else c, settings)

@@ -9,7 +9,7 @@ from torch.autograd import Function
 from sae_cli.config.schema import SparsityConfig
 
 Margin = Callable[[], Tensor]
-"""Gives how far each gate is open, with gradients for biases and thresholds only."""
+"""Gives how far each gate is open, with gradients for what sets the gates only."""
 
 
 def row_sums(values_KBF: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from sae_cli.errors import UserError
 from sae_cli.files import replace_atomically, write_json
 from sae_cli.reporting import figures
 from sae_cli.reporting.collect import NOT_SHOWN, SHORT, Point, collect, frame
+from sae_cli.reporting.composites import NOTE, composites
 from sae_cli.reporting.groups import Groups
 from sae_cli.reporting.look import DARK, legend, theme
 from sae_cli.reporting.tables import effect_table, points_table, problems_table, reference_table
@@ -130,6 +131,7 @@ def _page(points: list[Point], name: str) -> tuple[str, dict[str, list[Point]]]:
             "diagonal is full recovery; two strong cells in a column are a composite latent.",
             tabs("truth", {"": figures.truth(groups)}),
         ),
+        _section("Composite features", NOTE, composites(points)),
         _section(
             "Training", "One line is one run; the stronger lambda is the stronger line.", tabs("training", trained)
         ),

@@ -19,7 +19,7 @@ MOST_ROWS = 24
 def problems_table(points: list[Point]) -> str:
     """Points that are not done, with the reason; empty if there are none."""
     rows = [[escape(text) for text in (p.state, p.run_id, p.error, p.folder)] for p in points if p.state != "done"]
-    return _table(["state", "run", "error", "folder"], rows) if rows else ""
+    return plain_table(["state", "run", "error", "folder"], rows) if rows else ""
 
 
 def reference_table(groups: Groups) -> tuple[str, str]:
@@ -61,7 +61,7 @@ def _comparison(rows: list[dict[str, Any]], count: str, show: Callable[[dict[str
         values = [show(row, name, digits[name]) if name in row else "<i>not reached</i>" for name in names]
         cells.append([escape(row["family"]), escape(row["setting"]), *values, str(row[count])])
     heads = ["nonlinearity", "penalty", *(f"<abbr title='{LABELS[n]}'>{SHORT[n]}</abbr>" for n in names), count]
-    return _table(heads, cells, numeric=2) if names else ""
+    return plain_table(heads, cells, numeric=2) if names else ""
 
 
 def points_table(points: list[Point], groups: Groups, frontiers: dict[str, list[Point]]) -> str:
@@ -112,7 +112,7 @@ def _decimals(values: Iterable[float]) -> int:
     return max(0, min(digits, max(4, digits - 1)))
 
 
-def _table(heads: list[str], rows: list[list[str]], numeric: int = 99) -> str:
+def plain_table(heads: list[str], rows: list[list[str]], numeric: int = 99) -> str:
     """A plain table of ready HTML cells; columns from `numeric` on hold numbers."""
 
     def line(tag: str, cells: list[str]) -> str:

@@ -84,7 +84,8 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove what an earlier attempt left, so that the run starts over."""
         shutil.rmtree(self.checkpoint, ignore_errors=True)
-        for name in ("metrics.jsonl", "eval.json", "sae.safetensors", "cfg.json", "status.json", "stamp.json"):
+        records = ("metrics.jsonl", "eval.json", "compare.json", "status.json", "stamp.json")
+        for name in (*records, "sae.safetensors", "cfg.json"):
             (self.path / name).unlink(missing_ok=True)
 
     def prepare(self, config: Config, overrides: list[str], source_fingerprint: str, run_id: str, device: str) -> None:

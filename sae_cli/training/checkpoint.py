@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file per member and step, complete or absent.
 
 Batches, partitions and resampling are pure functions of seeds and the step, so parameters, Adam moments, counters and
-the step are the whole state.
+the step are the whole state; the step says which stage of `sae.grow` it is.
 """
 
 import json
@@ -20,6 +20,8 @@ from sae_cli.training.step import Stepper
 
 log = logging.getLogger(__name__)
 
+EARLIER = "earlier."
+"""Prefix of the latents of finished stages."""
 PENALTY = "penalty."
 """Prefix of the tensors that an orthogonality penalty keeps from step to step."""
 KEPT = 2
@@ -36,6 +38,9 @@ def member_tensors(stepper: Stepper, member: int) -> dict[str, Tensor]:
     tensors = {name: tensor[member] for name, tensor in stepper.stack.state().items()}
     for name, state in stepper.adam_state(member).items():
         tensors |= {f"{name}.{part}": value if value.ndim == 0 else value[0] for part, value in state.items()}
+    if stepper.earlier is not None and stepper.earlier.centre_KD is not None:
+        tensors |= {f"{EARLIER}{name}": tensor[member] for name, tensor in stepper.earlier.state().items()}
+        tensors |= {"centre": stepper.earlier.centre_KD[member], "earlier_fired": stepper.earlier_fired_KG[member]}
     tensors["last_fired"] = stepper.last_fired_KF[member]
     tensors["fired"] = stepper.fired_KF[member]
     tensors["frozen"] = stepper.frozen_K[member]

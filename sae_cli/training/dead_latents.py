@@ -1,16 +1,20 @@
 """Dead latents: error-proportional resampling (ProLU author's recipe, after Anthropic 2023)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sae_cli.dictionary.stack import SAEStack
 from sae_cli.randomness import derive_seed
+from sae_cli.training.loss import left_over
 from sae_cli.training.step import Stepper
 
 ENCODER_NORM = 0.2
-"""Encoder norm of a resampled latent as a share of the mean norm of live latents."""
+"""Encoder norm of a resampled latent as a share of the mean norm of live latents (the whole of it where latents
+compete for k places, which a short encoder never wins)."""
 
 
 def collect_rows(batches: Iterator[Tensor], count: int) -> Tensor:
@@ -21,24 +25,36 @@ def collect_rows(batches: Iterator[Tensor], count: int) -> Tensor:
     return torch.cat(parts)
 
 
+def target(earlier: SAEStack | None, member: int, x_BD: Tensor) -> Tensor:
+    """Return what a member reconstructs (B, D) of scaled rows: what earlier stages leave of them."""
+    part = None if earlier is None else earlier.part(slice(member, member + 1))
+    return left_over(part, x_BD)[0][0]
+
+
 @torch.no_grad()
 def squared_errors(stepper: Stepper, member: int, x_ND: Tensor) -> Tensor:
     """Return the squared reconstruction error (N,) of a member on scaled rows, in batches of the training size."""
     part = stepper.stack.part(slice(member, member + 1))
-    errors = [(x_BD - part.decode(part.encode(x_BD))[0]).square().sum(1) for x_BD in x_ND.split(stepper.train.batch)]
-    return torch.cat(errors)
+    return torch.cat(
+        [
+            (target(stepper.earlier, member, x_BD) - part.decode(part.encode(x_BD))[0]).square().sum(1)
+            for x_BD in x_ND.split(stepper.train.batch)
+        ]
+    )
 
 
 @torch.no_grad()
 def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[int]:
     """Point each member's dead latents at inputs it reconstructs badly; return how many it was for each member.
 
-    A dead latent gets the direction of an input x - b_dec drawn with probability proportional to its squared error,
-    an encoder of 0.2 of the mean live norm, bias 0, its nonlinearity's first parameters and a fresh Adam state.
-    Draws depend on the member's seed and the step alone.
+    A dead latent gets the direction of x - b_dec (x less what earlier stages give) of an input drawn with probability
+    proportional to its squared error, an encoder of 0.2 of the mean live norm (topk, batchtopk: 1), bias 0, the other
+    parameters of its nonlinearity as a bias of 0 starts them, and a fresh Adam state. Draws depend on the member's seed
+    and the step alone.
     """
     stack, counts = stepper.stack, []
     dead_KF = stepper.resampled(rows_seen)
+    share = 1.0 if stack.nonlinearity.sparse_by_itself else ENCODER_NORM
     for k in range(stack.members):
         dead_F = dead_KF[k]
         dead = int(dead_F.sum())
@@ -50,13 +66,14 @@ def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[
         if not chances.sum() > 0:
             continue
         chosen = torch.multinomial(chances, dead, replacement=dead > len(chances), generator=generator)
-        directions = normalize(x_ND[chosen.to(x_ND.device)] - stack.b_dec_KD[k], dim=1)
+        inputs = target(stepper.earlier, k, x_ND[chosen.to(x_ND.device)])
+        directions = normalize(inputs - stack.b_dec_KD[k], dim=1)
         live_norms = stack.W_enc_KDF[k][:, ~dead_F].norm(dim=0)
         norm = live_norms.mean() if len(live_norms) else stack.W_enc_KDF[k].norm(dim=0).mean()
         stack.W_dec_KFD[k, dead_F] = directions
-        stack.W_enc_KDF[k, :, dead_F] = directions.T * norm * ENCODER_NORM
+        stack.W_enc_KDF[k, :, dead_F] = directions.T * norm * share
         stack.b_enc_KF[k, dead_F] = 0
-        for name, value in stack.nonlinearity.start(stack.settings[k]).items():
+        for name, value in stack.nonlinearity.start(replace(stack.settings[k], bias_init=0.0)).items():
             if name in stack.learned_KF:
                 stack.learned_KF[name][k, dead_F] = value
         for name, state in stepper.adam_state(k).items():

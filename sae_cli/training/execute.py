@@ -72,8 +72,7 @@ def plan_point(config: Config) -> PointPlan:
     if width := source_width(config):
         latents = config.sae.latents
         parameters = 2 * width * latents + latents + width
-        # weights, gradients and two Adam moments in fp32; about six (B, F) tensors of at most four bytes
-        memory = 16 * parameters + 24 * config.train.batch * latents
+        memory = training_memory(config, width)
     return PointPlan(
         identity,
         run.path,
@@ -83,6 +82,19 @@ def plan_point(config: Config) -> PointPlan:
         parameters,
         memory,
     )
+
+
+def training_memory(config: Config, width: int) -> int:
+    """Return an estimate of the bytes that a point's training takes at the stage that takes most, the loader apart."""
+    needs, frozen = [], 0
+    for size in config.sae.grow or [config.sae.latents]:
+        parameters = 2 * width * size + size + width
+        # weights, gradients and two Adam moments in fp32; about six (B, F) tensors of at most four bytes
+        needs.append(16 * parameters + 24 * config.train.batch * size)
+        # frozen latents: weights, and m, f and the firing as (B, F) tensors
+        needs[-1] += 8 * width * frozen + 12 * config.train.batch * frozen
+        frozen += size
+    return max(needs)
 
 
 def execute(
@@ -168,7 +180,7 @@ def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool, evalu
 
 def _finish(trainer: Trainer, index: int, source: ActivationSource, finished: int, stop: StopFlag) -> Outcome:
     """Write a member's artefact and last status."""
-    member, steps = trainer.members[index], trainer.stepper.steps
+    member, steps = trainer.members[index], trainer.steps
     run = member.run
     if finished < steps:
         run.set_status("interrupted", finished, steps, member.run_id)
@@ -180,7 +192,7 @@ def _finish(trainer: Trainer, index: int, source: ActivationSource, finished: in
         return Outcome(member.run_id, run.path, "failed", member.error)
     if source.true_GD is not None:
         replace_atomically(run.path / "true_features.safetensors", save({"true_GD": source.true_GD}))
-    save_sae(run.path, trainer.stepper.stack.member(index, source.scale, trainer.artefact_metadata(member)))
+    save_sae(run.path, trainer.stepper.whole().member(index, source.scale, trainer.artefact_metadata(member)))
     run.set_status("done", finished, steps, member.run_id)
     member.tracker.summary({f"final/{key}": value for key, value in member.last.items()})
     return Outcome(member.run_id, run.path, "done")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae_cli.config.schema import Config
+from sae_cli.config.schema import Config, OrthogonalityConfig, SAEConfig
 from sae_cli.dictionary.stack import SAEStack
-from sae_cli.losses.orthogonality import ORTHOGONALITY, Directions
+from sae_cli.losses.directions import Directions
+from sae_cli.losses.orthogonality import ORTHOGONALITY
 from sae_cli.losses.sparsity import SPARSITY, row_sums
 from sae_cli.randomness import derive_seed
 
@@ -44,6 +45,8 @@ class Losses:
     acts_KBF: Tensor
     counts_KF: Tensor
     """Rows on which each latent fires."""
+    frozen_KG: Tensor
+    """The same of the frozen stack's latents, of which there may be none."""
 
 
 def firing_counts(acts_KBF: Tensor, negative: bool = False) -> Tensor:
@@ -54,6 +57,11 @@ def firing_counts(acts_KBF: Tensor, negative: bool = False) -> Tensor:
     membership = (rows == blocks.unsqueeze(1)).to(acts_KBF.dtype)
     fires_KBF = acts_KBF.sign().abs() if negative else acts_KBF.sign()
     return (membership @ fires_KBF).float().sum(1)
+
+
+def has_auxiliary(sae: SAEConfig) -> bool:
+    """Whether there is a loss beside reconstruction, sparsity and orthogonality."""
+    return bool(sae.auxk_weight or sae.preact_weight or sae.nonlinearity == "gated")
 
 
 def prefix_ends(latents: int, shares: Sequence[float]) -> list[int]:
@@ -79,7 +87,7 @@ def losses(
     sae = config.sae
     D = x_BD.shape[1]
     with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        target_KBD = x_BD if frozen is None else _left_over(frozen, x_BD)
+        target_KBD, frozen_KG = left_over(frozen, x_BD)
         m_KBF = part.pre_activations(x_BD)
         acts_KBF = part.latents(m_KBF)
         with torch.no_grad():
@@ -92,7 +100,10 @@ def losses(
             errors_PK.append(_squared_error(target_KBD, x_hat_KBD))
         omega_K = torch.stack(
             [
-                _orthogonality(part, k, config, x_BD, counts_KF[k] > 0, ~dead_KF[k], step, states[k], frozen)
+                _orthogonality(
+                    directions_of(part, k, config, x_BD, counts_KF[k] > 0, ~dead_KF[k], step, states[k], frozen),
+                    config.orthogonality,
+                )
                 if penalise
                 else x_BD.new_zeros(())
                 for k, penalise in enumerate(weights.penalise)
@@ -113,13 +124,16 @@ def losses(
             missing_KF = missing_KF if norm_KF is None else missing_KF * norm_KF
             auxiliary_K = auxiliary_K + sae.preact_weight * missing_KF.sum(1)
     loss_K = torch.stack(errors_PK).sum(0) + weights.lambda_K * sparsity_K + weights.gamma_K * D * omega_K + auxiliary_K
-    return Losses(errors_PK[-1], sparsity_K, omega_K, auxiliary_K, loss_K, acts_KBF, counts_KF)
+    return Losses(errors_PK[-1], sparsity_K, omega_K, auxiliary_K, loss_K, acts_KBF, counts_KF, frozen_KG)
 
 
 @torch.no_grad()
-def _left_over(frozen: SAEStack, x_BD: Tensor) -> Tensor:
-    """Return x - x_hat (K, B, D) of a stack that is no longer trained."""
-    return x_BD - frozen.decode(frozen.encode(x_BD))
+def left_over(frozen: SAEStack | None, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x - x_hat (K, B, D) of a stack that is no longer trained, and its firing counts (K, G); without one, x."""
+    if frozen is None:
+        return x_BD.unsqueeze(0), x_BD.new_zeros(1, 0)
+    acts_KBG = frozen.infer(x_BD)
+    return x_BD - frozen.decode(acts_KBG), firing_counts(acts_KBG, frozen.nonlinearity.negative)
 
 
 def _squared_error(x_KBD: Tensor, x_hat_KBD: Tensor) -> Tensor:
@@ -135,8 +149,9 @@ def _sparsity(
     values_KBF = nonlinearity.penalised(m_KBF, acts_KBF, parameters)
     if norm_KF is not None:
         values_KBF = values_KBF * norm_KF.unsqueeze(1).to(values_KBF.dtype)
+    gates = {name: tensor if name in nonlinearity.gates else tensor.detach() for name, tensor in parameters.items()}
     terms_KBF = SPARSITY[config.sparsity.kind](
-        values_KBF, lambda: nonlinearity.margin(m_KBF.detach(), parameters), config.sparsity
+        values_KBF, lambda: nonlinearity.margin(m_KBF.detach(), gates), config.sparsity
     )
     sums_KF = row_sums(terms_KBF) / terms_KBF.shape[1]
     return sum((sums_KF[:, :end].sum(1) for end in ends), torch.zeros_like(sums_KF[:, 0]))
@@ -144,35 +159,46 @@ def _sparsity(
 
 def _auxk(part: SAEStack, m_KBF: Tensor, error_KBD: Tensor, dead_KF: Tensor) -> Tensor:
     """Return mean_B ||e - e_hat||^2 (K,), e_hat from a row's largest dead latents (arXiv 2406.04093); 0 if none."""
-    revived_KBF = part.nonlinearity.revived(m_KBF, part.parameters()) * dead_KF.unsqueeze(1)
-    largest, places = revived_KBF.topk(min(part.settings[0].auxk_latents, revived_KBF.shape[2]), dim=2)
-    e_hat_KBD = torch.zeros_like(revived_KBF).scatter(2, places, largest) @ part.W_dec_KFD
-    return _squared_error(error_KBD.detach(), e_hat_KBD) * dead_KF.any(1)
+    parameters, W_dec_KFD, any_dead_K = part.parameters(), part.W_dec_KFD, dead_KF.any(1)
+    if not m_KBF.is_cuda:  # there, looking at which latents are dead would stop the stream
+        columns = dead_KF.any(0).nonzero().squeeze(1)
+        if not len(columns):
+            return any_dead_K.float()
+        m_KBF, W_dec_KFD, dead_KF = m_KBF[..., columns], W_dec_KFD[:, columns], dead_KF[:, columns]
+        parameters = {name: tensor[..., columns] for name, tensor in parameters.items()}
+    revived_KBF = part.nonlinearity.revived(m_KBF, parameters) * dead_KF.unsqueeze(1)
+    if part.settings[0].auxk_latents < revived_KBF.shape[2]:
+        largest, places = revived_KBF.topk(part.settings[0].auxk_latents, dim=2)
+        revived_KBF = torch.zeros_like(revived_KBF).scatter(2, places, largest)
+    return _squared_error(error_KBD.detach(), revived_KBF @ W_dec_KFD) * any_dead_K
 
 
-def _orthogonality(
+def directions_of(
     part: SAEStack,
     member: int,
     config: Config,
-    x_BD: Tensor,
+    x_BD: Tensor | None,
     active_F: Tensor,
     alive_F: Tensor,
     step: int,
     state: dict[str, Tensor],
     frozen: SAEStack | None,
-) -> Tensor:
-    """Return Omega of a member's directions, a scalar."""
-    settings = config.orthogonality
-    penalty = ORTHOGONALITY[settings.kind]
-    assert penalty is not None, "orthogonality=none has weight 0"
-    rows_N = {"all": None, "active": active_F, "alive": alive_F}[settings.rows]
-    directions = Directions(
+) -> Directions:
+    """Return what a member's orthogonality penalty sees at a step."""
+    rows_F = {"all": None, "active": active_F, "alive": alive_F}[config.orthogonality.rows]
+    return Directions(
         part.W_dec_KFD[member],
         derive_seed(config.train.data_seed, "orthogonality", step),
         step,
-        None if rows_N is None else rows_N.nonzero().squeeze(1),
+        None if rows_F is None else rows_F.nonzero().squeeze(1),
         None if frozen is None else frozen.W_dec_KFD[member].detach(),
         x_BD,
         state,
     )
+
+
+def _orthogonality(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
+    """Return Omega of a member's directions, a scalar."""
+    penalty = ORTHOGONALITY[settings.kind]
+    assert penalty is not None, "orthogonality=none has weight 0"
     return penalty(directions, settings)

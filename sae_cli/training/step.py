@@ -19,8 +19,12 @@ TARGET_BAND = 0.1
 class Stepper:
     """Trains the members of a stack on one batch at a time, without a host sync."""
 
-    def __init__(self, stack: SAEStack, configs: Sequence[Config], device: str) -> None:
+    def __init__(
+        self, stack: SAEStack, configs: Sequence[Config], device: str, earlier: SAEStack | None = None
+    ) -> None:
         self.stack, self.configs, self.device = stack, configs, device
+        self.earlier = earlier
+        """Latents of finished stages; the stack reconstructs what they leave."""
         self.train, self.shared = configs[0].train, configs[0]
         self.steps = total_steps(self.train)
         self.lambda_K = per_member([c.sparsity.weight for c in configs], device)
@@ -34,6 +38,7 @@ class Stepper:
         self.frozen_K = torch.zeros(stack.members, dtype=torch.bool, device=device)
         self.last_fired_KF = torch.zeros(stack.b_enc_KF.shape, dtype=torch.int64, device=device)
         self.fired_KF = torch.zeros_like(self.last_fired_KF)
+        self.earlier_fired_KG = self.last_fired_KF[:, :0]
         self.sums_KM = torch.zeros(stack.members, len(METRICS), dtype=torch.float64, device=device)
         self.optimisers = [self._optimiser(stack.part(slice(k, k + 1))) for k in range(stack.members)]
         # A batched product of several members is slower than a loop on a CPU: K B F latents leave its cache.
@@ -83,6 +88,14 @@ class Stepper:
             self.fired_KF[members] = 0
         self.fired_KF[members] += counts_KF.long()
 
+    def all_fired(self) -> Tensor:
+        """Return after how many rows each latent fired last (K, G + F), those of earlier stages first."""
+        return torch.cat([self.earlier_fired_KG, self.last_fired_KF], 1)
+
+    def whole(self) -> SAEStack:
+        """Return the stack with the latents of earlier stages."""
+        return self.stack if self.earlier is None else self.earlier.join(self.stack)
+
     def step(self, step: int, x_BD: Tensor) -> None:
         """Update every member that is not frozen on scaled activations (B, D)."""
         lam_K, gamma_K = self.penalty_weights(step)
@@ -95,7 +108,9 @@ class Stepper:
                 gamma_K[members] * every,
                 [penalised and step % every == 0 for penalised in self.penalised[members]],
             )
-            found = losses(part, self.shared, x_BD, dead_KF[members], weights, step, self.penalty_states[members])
+            earlier = None if self.earlier is None else self.earlier.part(members)
+            states = self.penalty_states[members]
+            found = losses(part, self.shared, x_BD, dead_KF[members], weights, step, states, earlier)
             tensors = part.tensors()
             gradients = torch.autograd.grad(found.loss_K.sum(), list(tensors.values()), materialize_grads=True)
             with torch.no_grad():
@@ -104,6 +119,7 @@ class Stepper:
                 self.last_fired_KF[members].masked_fill_(found.counts_KF > 0, (step + 1) * len(x_BD))
                 if self.train.dead_frequency:
                     self._count_firings(members, found.counts_KF, step)
+                self.earlier_fired_KG[members].masked_fill_(found.frozen_KG > 0, (step + 1) * len(x_BD))
                 self._move_lambda(members, found.counts_KF.sum(1) / len(x_BD), step)
 
     def _move_lambda(self, members: slice, l0_K: Tensor, step: int) -> None:
@@ -122,7 +138,7 @@ class Stepper:
             directions_KFD, grad_KFD = self.stack.W_dec_KFD[members], gradients["W_dec_KFD"]
             grad_KFD -= (grad_KFD * directions_KFD).sum(-1, keepdim=True) * directions_KFD
         norm_K = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
-        l0_K = found.counts_KF.sum(1) / found.acts_KBF.shape[1]
+        l0_K = (found.counts_KF.sum(1) + found.frozen_KG.sum(1)) / found.acts_KBF.shape[1]
         measured = (found.loss_K, found.mse_K, found.sparsity_K, found.omega_K, found.auxiliary_K, l0_K, norm_K)
         self.frozen_K[members] |= ~torch.isfinite(norm_K + found.loss_K)
         # Adam divides gradients by grad_scale and skips the update where found_inf is 1: both stay on the device.

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from sae_cli.config.schema import Config, OrthogonalityConfig
 from sae_cli.dictionary.stack import SAEStack
-from sae_cli.losses.orthogonality import nearest_cosines
+from sae_cli.losses.orthogonality import APPROXIMATE, neighbour_recall
+from sae_cli.losses.search import nearest_cosines
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.tracking import Tracker
 from sae_cli.sources import ActivationSource
 from sae_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from sae_cli.training.dead_latents import collect_rows, resample
+from sae_cli.training.loss import directions_of, has_auxiliary
 from sae_cli.training.progress import TrainingProgress
-from sae_cli.training.schedules import due_steps, learning_rate
+from sae_cli.training.schedules import learning_rate, total_steps
+from sae_cli.training.stages import Stage, grow
 from sae_cli.training.step import METRICS, Stepper
 
 log = logging.getLogger(__name__)
@@ -46,27 +49,30 @@ class Trainer:
         self.members, self.source, self.device = members, source, device
         self.configs = [member.config for member in members]
         self.train = self.configs[0].train
+        self.steps = total_steps(self.train)
+        self.stage = Stage.of(self.configs, 0)
         from_data = self.configs[0].sae.decoder_init == "data"
-        rows_ND = collect_rows(self.scaled_batches(0), self.train.resample_rows) if from_data else torch.empty(0)
-        stack = SAEStack.initialise(self.configs, source.mean_D * source.scale, device, rows_ND)
-        self.stepper = Stepper(stack, self.configs, device)
+        rows_ND = self.rows(0) if from_data else torch.empty(0)
+        stack = SAEStack.initialise(self.stage.configs, source.mean_D * source.scale, device, rows_ND)
+        self.stepper = Stepper(stack, self.stage.configs, device)
         self.seconds = 0.0
         self.logged_step = 0
 
     def run(self, start: int, progress: TrainingProgress, stopped: "StopFlag") -> int:
         """Train from step `start` to the end or until `stopped`; return the number of finished steps."""
-        steps, train = self.stepper.steps, self.train
-        resampling = due_steps(train.resample_at, steps)
+        steps, train = self.steps, self.train
         self.resume(start)
         began = time.monotonic() - self.seconds
         step = start
         batches = self.scaled_batches(start)
         while step < steps and not stopped:
-            self.stepper.step(step, next(batches))
+            if step == self.stage.end:
+                self.grow()
+                log.info("step %d: stage %d of %d begins", step, self.stage.index + 1, self.stage.count)
+            self.stepper.step(step - self.stage.start, next(batches))
             step += 1
-            if step in resampling:
-                rows = collect_rows(self.scaled_batches(step), train.resample_rows)
-                counts = resample(self.stepper, rows, step, step * train.batch)
+            if step in self.stage.resampling:
+                counts = resample(self.stepper, self.rows(step), step, (step - self.stage.start) * train.batch)
                 log.info("step %d: resampled dead latents per member: %s", step, counts)
             if step % train.log_every == 0 or step == steps:
                 self.seconds = time.monotonic() - began
@@ -82,8 +88,23 @@ class Trainer:
         for x_BD in self.source.batches(start, self.train.batch):
             yield x_BD.to(self.device, non_blocking=True).float() * self.source.scale
 
+    def rows(self, step: int) -> Tensor:
+        """Return scaled inputs (N, D) to draw directions from: those that training will see after `step`."""
+        return collect_rows(self.scaled_batches(step), self.train.resample_rows)
+
+    def grow(self) -> None:
+        """Freeze the latents of the stage that ended and begin the next one."""
+        end = self.stage.end
+        self.stage = Stage.of(self.configs, self.stage.index + 1)
+        self.stepper = grow(self.stepper, self.stage, lambda: self.rows(end))
+
     def resume(self, step: int) -> None:
-        """Restore every member's state after `step` steps; 0 leaves the fresh initialisation."""
+        """Restore every member's state after `step` steps; 0 leaves the fresh initialisation.
+
+        After the last step of a stage its latents are not frozen yet: the next step does that.
+        """
+        while self.stage.end < step:
+            self.grow()
         self.logged_step = step - step % self.train.log_every
         for index, member in enumerate(self.members):
             member.run.truncate_metrics(step)
@@ -98,20 +119,22 @@ class Trainer:
         for index, member in enumerate(self.members):
             extra = {"seconds": self.seconds, "tracker": member.tracker.state()}
             save_checkpoint(member.run.checkpoint, self.stepper, index, step, extra)
-            member.run.set_status("running", step, self.stepper.steps, member.run_id, member.error)
+            member.run.set_status("running", step, self.steps, member.run_id, member.error)
 
     def log_metrics(self, step: int, progress: TrainingProgress) -> None:
         """Bring the metrics to the host once and write them to every member's run and tracker."""
         count = step - self.logged_step
         self.logged_step = step
         train, rows = self.train, step * self.train.batch
+        stage_step = step - self.stage.start
         means_KM = self.stepper.take_metrics(count).tolist()
-        lam_K, gamma_K = (weights.tolist() for weights in self.stepper.penalty_weights(step - 1))
-        dead_K = self.stepper.dead(rows).float().mean(1).tolist()
-        negative_K = (self.stepper.stack.b_enc_KF < 0).float().mean(1).tolist()
+        lam_K, gamma_K = (weights.tolist() for weights in self.stepper.penalty_weights(stage_step - 1))
+        dead_K = (stage_step * train.batch - self.stepper.all_fired() > train.dead_after).float().mean(1).tolist()
+        whole = self.stepper.whole()
+        negative_K = (whole.b_enc_KF < 0).float().mean(1).tolist()
         frozen_K = self.stepper.frozen_K.tolist()
         variance = self.source.variance * self.source.scale**2
-        with_histograms = step % (train.log_every * HISTOGRAM_EVERY) == 0 or step == self.stepper.steps
+        with_histograms = step % (train.log_every * HISTOGRAM_EVERY) == 0 or step == self.steps
         for index, member in enumerate(self.members):
             config = member.config
             values = dict(zip(METRICS, means_KM[index], strict=True))
@@ -119,6 +142,8 @@ class Trainer:
             if config.orthogonality.weight:
                 values["orthogonality"] = omega
                 values["orthogonality_weighted"] = gamma_K[index] * self.source.d_model * omega
+            if not has_auxiliary(config.sae):
+                values.pop("auxiliary")
             values |= {
                 "step": step,
                 "tokens": rows,
@@ -127,7 +152,7 @@ class Trainer:
                 "sparsity_weighted": lam_K[index] * values["sparsity"],
                 "lambda": lam_K[index],
                 "gamma": gamma_K[index],
-                "lr": learning_rate(step - 1, config.train.lr, config.train.warmup, train),
+                "lr": learning_rate(stage_step - 1, config.train.lr, config.train.warmup, self.stepper.train),
                 "dead": dead_K[index],
                 "negative_biases": negative_K[index],
                 "tokens_per_second": rows / max(self.seconds, 1e-9),
@@ -136,22 +161,34 @@ class Trainer:
                 member.error = f"went non-finite before step {step}: lower train.lr or set train.clip"
                 log.warning("%s %s; it is frozen, the other members go on", member.run.path, member.error)
             if with_histograms and not frozen_K[index]:
-                values["nearest_cosine"] = self.log_histograms(index, step, member)
+                values |= self.log_histograms(index, step, member, whole)
             member.run.append_metrics(values)
             member.tracker.log(step, values)
             member.last = values
         progress.update(step, [member.last for member in self.members])
 
     @torch.no_grad()
-    def log_histograms(self, index: int, step: int, member: Member) -> float:
-        """Send a member's nearest cosines and biases to its tracker; return the mean nearest cosine (self-MMCS)."""
-        stack = self.stepper.stack
+    def log_histograms(self, index: int, step: int, member: Member, stack: SAEStack) -> dict[str, float]:
+        """Send a member's nearest cosines and biases to its tracker; return what they say in numbers.
+
+        nearest_cosine: the mean (self-MMCS). neighbour_recall: the share of penalised directions that an approximate
+        penalty holds against their true nearest neighbour, with what it kept from its last refresh.
+        """
+        config = self.stage.configs[index]
         if stack.b_enc_KF.shape[1] < 2:
-            return 0.0
+            return {"nearest_cosine": 0.0}
         cosines_F = nearest_cosines(stack.W_dec_KFD[index], OrthogonalityConfig(kind="nearest"))
         member.tracker.histogram(step, "nearest_cosine_histogram", cosines_F.cpu().numpy())
         member.tracker.histogram(step, "bias_histogram", stack.b_enc_KF[index].cpu().numpy())
-        return float(cosines_F.mean())
+        values = {"nearest_cosine": float(cosines_F.mean())}
+        if config.orthogonality.weight and config.orthogonality.kind in APPROXIMATE:
+            rows, state = (step - self.stage.start) * self.train.batch, self.stepper.penalty_states[index]
+            active_F, alive_F = self.stepper.last_fired_KF[index] == rows, ~self.stepper.dead(rows)[index]
+            now = step - self.stage.start - 1
+            new, earlier = self.stepper.stack, self.stepper.earlier
+            seen = directions_of(new, index, config, None, active_F, alive_F, now, state, earlier)
+            values["neighbour_recall"] = neighbour_recall(seen, config.orthogonality)
+        return values
 
     def artefact_metadata(self, member: Member) -> dict[str, Any]:
         """Return what an artefact says about where it comes from."""

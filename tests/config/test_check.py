@@ -29,7 +29,9 @@ def test_allowed_values_are_the_registries(key: str, registry: set[str]) -> None
 
 def test_every_number_has_a_range_and_every_name_is_a_key() -> None:
     ranged = [name for names in RANGES.values() for name in names.split()]
-    assert sorted(ranged) == sorted(key.name for key in keys() if key.type in ("int", "float", "list[float]"))
+    assert sorted(ranged) == sorted(
+        key.name for key in keys() if key.type in ("int", "float", "list[int]", "list[float]")
+    )
     assert set(ALLOWED) <= {key.name for key in keys()}
 
 
@@ -68,13 +70,51 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["orthogonality.weight=0.25"], "add orthogonality=chunked"),
         (["orthogonality=nearest", "orthogonality.weight=-1"], "needs a cap and is not supported"),
         (["orthogonality=nearest", "sae.latents=1"], "sae.latents of at least 2"),
+        (["sae=topk", "sparsity=l1"], "topk fires sae.k latents.*weight=1.0 must be 0: add sparsity=none"),
+        (["sae=batchtopk", "sparsity.weight=2"], "sparsity.weight=2.0 must be 0"),
+        (["sparsity=none", "sparsity.weight=2"], "sparsity.weight=2.0 needs a penalty: add sparsity=l1"),
+        (["sae=topk", "sae.latents=16"], "sae.k=32 is above sae.latents=16"),
+        (["sae=topk", "sae.preact_weight=1"], "sae.preact_weight has no use .*use sae.auxk_weight"),
+        (["sae=trec", "sparsity=l0"], "sae.nonlinearity=trec learns none"),
+        (["sae=tlin", "sae.bias_init=-1"], "sae.bias_init=-1.0 has no effect.*set sae.theta"),
+        (["sae=topk", "sparsity.target_l0=9"], "sparsity.target_l0=9.0: .* reaches it with sae.k"),
+        (["sparsity.weight=0", "sparsity.target_l0=9"], "sparsity.weight=0 cannot be moved"),
+        (["sparsity.target_l0=2000"], "sparsity.target_l0=2000.0 is above sae.latents=1024"),
+        (["sae.alpha_b=0.5"], "sae.alpha_b=0.5 has no effect .*sae=prolu_mixed"),
+        (["sae=prolu_ste", "sae.alpha_m=0.5"], "sae.alpha_m=0.5 has no effect"),
+        (["sae.ste=exp"], "sae.ste=exp has no effect .*sae=prolu_ste"),
+        (["sae=prolu_hybrid", "sae.alpha_m=0", "sae.alpha_b=0", "sae.ste=exp"], "sae.ste=exp has no effect"),
+        (["sae.prefixes=[0.5,0.25]"], r"sae.prefixes=\[0.5, 0.25\] must increase"),
         (["train.tokens=100"], "train.batch=2048 is above train.tokens=100"),
         (["train.warmup=0.9"], "above train.decay_end=1"),
+        (["sae.latents=9", "sae.grow=[4,4]"], r"sae.grow=\[4, 4\] adds up to 8, .*: set sae.latents=8"),
+        (["sae.latents=4", "sae.grow=[4,0]"], r"sae.grow=\[4, 0\] is outside \[1"),
+        (["sae.latents=8", "sae.grow=[4,4]", "sae.nonlinearity=topk"], "use sae.nonlinearity=batchtopk"),
+        (["sae.latents=8", "sae.grow=[4,4]", "sae.prefixes=[0.5]"], "does not go with sae.prefixes"),
+        (
+            ["sae.latents=3", "sae.grow=[1,1,1]", "train.tokens=5000"],
+            r"more stages than steps \(2\): raise train.tokens",
+        ),
     ],
 )
 def test_bad_values_name_their_key(overrides: list[str], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         compose(["source=three_features", *overrides])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sae=topk", "sparsity=l1", "sparsity.weight=0"],
+        ["sparsity.weight=0"],
+        ["sae=prolu_ste", "sae.ste=window"],
+        ["sae=prolu_ste_b", "sae.ste=exp"],
+        ["sae=relu", "sparsity=l0"],
+        ["sae=gated", "sae.prefixes=[0.25,0.5]", "sparsity.target_l0=9"],
+    ],
+)
+def test_combinations_that_mean_something_are_accepted(overrides: list[str]) -> None:
+    compose(["source=three_features", *overrides])
 
 
 def test_all_problems_come_in_one_error() -> None:

@@ -56,6 +56,32 @@ def test_experiments_set_values_and_groups_and_give_way_to_the_command_line() ->
     assert compose(["experiment=three_features", "source=features"]).source.kind == "features"
 
 
+def test_a_nonlinearity_brings_its_sparsity_and_gives_way_to_what_is_said() -> None:
+    config = compose([*BASE, "sae=topk"])
+    assert (config.sae.nonlinearity, config.sparsity.kind, config.sparsity.weight) == ("topk", "none", 0)
+    assert compose([*BASE, "sae=jumprelu"]).sparsity.kind == "l0"
+    for order in (["sae=jumprelu", "sparsity=tanh"], ["sparsity=tanh", "sae=jumprelu"]):
+        assert compose([*BASE, *order]).sparsity.kind == "tanh"
+    assert compose([*BASE, "sae=jumprelu", "train.beta1=0.5", "sae.theta=2"]).train.beta1 == 0.5
+    assert compose(["experiment=three_features", "sae=matryoshka", "sae.k=2"]).sparsity.kind == "none"
+    assert compose([*BASE, "sae=relu"]).sparsity.kind == "l1"
+
+
+def test_experiments_may_choose_a_nonlinearity_that_brings_its_sparsity(tmp_path: Path) -> None:
+    header = "# @package _global_\n# Mine.\ndefaults:\n  - override /sae: topk\n"
+    own(tmp_path, "experiment/mine", header)
+    own(tmp_path, "experiment/both", f"{header}  - override /sparsity: l1\nsparsity: {{weight: 0}}\n")
+    kinds = [compose([*BASE, f"experiment={name}"], str(tmp_path)).sparsity.kind for name in ("mine", "both")]
+    assert kinds == ["none", "l1"]
+    assert compose([*BASE, "experiment=mine", "sae=relu"], str(tmp_path)).sparsity.kind == "l1"
+
+
+def test_a_copied_nonlinearity_may_be_edited(tmp_path: Path) -> None:
+    own(tmp_path, "sae/topk", choices("sae")["topk"].read_text().replace("topk\n", "topk\n  k: 7\n"))
+    config = compose([*BASE, "sae=topk"], str(tmp_path))
+    assert (config.sae.k, config.sparsity.kind) == (7, "none")
+
+
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in choices(group)])
 def test_every_shipped_choice_composes_and_says_what_it_is(choice: str) -> None:
     group, name = choice.split("=")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sae_cli.config.schema import Config, SAEConfig
 from sae_cli.dictionary.artifact import SAE, load_sae, save_sae
@@ -44,6 +45,37 @@ def test_row_normalised_members_act_on_raw_rows(tmp_path):
     expected_KBF = stack.encode(x_BD / scale_B1)
     torch.testing.assert_close(acts_BF, expected_KBF[0])
     torch.testing.assert_close(x_hat_BD, stack.decode(expected_KBF)[0] * scale_B1)
+
+
+def test_batchtopk_is_saved_with_its_threshold_in_scaled_units(tmp_path):
+    stack, scale = make_stack("batchtopk"), 0.37
+    stack.buffers_KF["threshold"].fill_(0.8)
+    x_BD = torch.randn(20, 6, generator=torch.Generator().manual_seed(2))
+    save_sae(tmp_path, stack.member(1, scale, {}))
+    sae = load_sae(tmp_path)
+    z_BF = stack.pre_activations(x_BD * scale)[1] + stack.b_enc_KF[1]
+    torch.testing.assert_close(sae.encode(x_BD), torch.where(z_BF >= 0.8, z_BF, 0))
+    assert sae.k == 3
+
+
+STORED = {"trec": {"threshold"}, "tlin": {"threshold"}, "jumprelu": {"threshold"}, "batchtopk": {"threshold"}}
+STORED["gated"] = {"r_mag", "b_mag"}
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_an_artefact_holds_the_tensors_its_formula_needs(tmp_path, nonlinearity):
+    save_sae(tmp_path, make_stack(nonlinearity).member(0, 1.0, {}))
+    saved = load_file(tmp_path / "sae.safetensors")
+    assert set(saved) == {"W_enc", "b_enc", "W_dec", "b_dec"} | STORED.get(nonlinearity, set())
+
+
+def test_a_missing_threshold_is_named(tmp_path):
+    save_sae(tmp_path, make_stack("jumprelu").member(0, 1.0, {}))
+    tensors = load_file(tmp_path / "sae.safetensors")
+    tensors.pop("threshold")
+    save_file(tensors, tmp_path / "sae.safetensors")
+    with pytest.raises(UserError, match="threshold must have shape"):
+        load_sae(tmp_path)
 
 
 def test_encode_of_a_stack_equals_its_members_alone():

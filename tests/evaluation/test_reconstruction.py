@@ -48,6 +48,14 @@ def test_paper_case() -> None:
     assert (latents["dead_over_rows"], latents["dense_1pct"], latents["dense_10pct"]) == (2, 2 / 3, 2 / 3)
 
 
+def test_negative_latents_fire_and_count_by_their_size() -> None:
+    sums = Reconstruction(1, 3)
+    sums.add(torch.ones(2, 1), torch.tensor([[-4.0, 0.0, 1.0], [-9.0, 0.0, 0.0]]), torch.ones(2, 1))
+    metrics = sums.metrics()
+    assert (metrics["l0"], metrics["l1"], metrics["sqrt_l1"]) == pytest.approx((1.5, 7.0, 3.0))
+    assert sums.fired_F.tolist() == [2, 0, 1]
+
+
 def test_density_histogram_counts_live_latents_in_their_decade() -> None:
     acts = torch.zeros(1000, 4)
     acts[:, 0] = 1  # density 1, the right-most edge

@@ -5,8 +5,10 @@ import torch
 from torch.nn.functional import normalize
 
 from sae_cli.config.schema import OrthogonalityConfig
-from sae_cli.losses.orthogonality import ORTHOGONALITY, Directions, nearest_cosines
+from sae_cli.losses.directions import Directions
+from sae_cli.losses.orthogonality import ORTHOGONALITY
 from sae_cli.losses.phi import PHI
+from sae_cli.losses.search import nearest_cosines
 
 PENALTIES = [name for name, function in ORTHOGONALITY.items() if function]
 

@@ -26,3 +26,24 @@ def test_sqrt_l1_gives_silent_latents_no_gradient_through_relu():
     m = torch.tensor([[[-1.0, 4.0]]], requires_grad=True)
     penalty("sqrt_l1", torch.relu(m)).sum().backward()
     torch.testing.assert_close(m.grad, torch.tensor([[[0.0, 0.25]]]))
+
+
+def test_lp_and_tanh_equal_their_formulas():
+    settings = SparsityConfig(kind="", exponent=0.3, scale=0.5, epsilon=1e-3)
+    values = {kind: SPARSITY[kind](ACTS, lambda: ACTS, settings) for kind in ("lp", "tanh", "none")}
+    torch.testing.assert_close(values["lp"], (ACTS + 1e-3) ** 0.3)
+    torch.testing.assert_close(
+        values["tanh"], (ACTS.mul(0.5).exp() - 1 / ACTS.mul(0.5).exp()) / (2 * (ACTS / 2).cosh())
+    )
+    assert not values["none"].any()
+
+
+def test_l0_counts_open_gates_and_moves_a_threshold_by_its_kernel():
+    """d/dtheta sum 1[z > theta] = -(1/eps) sum over rows of 1[|z - theta| < eps/2] (arXiv 2407.14435)."""
+    z = torch.tensor([[[0.05, 3.0], [0.3, -1.0], [0.56, 0.5], [0.9, 0.7]]], requires_grad=True)
+    theta = torch.tensor([[[0.5, 0.6]]], requires_grad=True)
+    counted = SPARSITY["l0"](z, lambda: z.detach() - theta, SparsityConfig(kind="l0", bandwidth=0.5))
+    assert counted.tolist() == [[[0, 1], [0, 0], [1, 0], [1, 1]]]
+    counted.sum().backward()
+    torch.testing.assert_close(theta.grad, torch.tensor([[[-2 / 0.5, -2 / 0.5]]]))  # 0.3 and 0.56; 0.5 and 0.7
+    assert z.grad is None

@@ -93,7 +93,8 @@ def test_shipped_files_are_documented_and_their_points_are_valid(name):
     assert all(f"# {word}" in header for word in ("Command:", "Time:", "Result:"))
     points = read_grid_file(path)
     assert len(points) >= 4
-    assert {compose(point).name for point in points} == {path.stem}
+    (name,) = {compose(point).name for point in points}
+    assert path.stem.startswith(name)  # sweeps of one name share a folder of runs
 
 
 @pytest.mark.parametrize("name", SHIPPED)

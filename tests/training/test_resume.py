@@ -10,21 +10,22 @@ from safetensors.torch import load_file
 
 from sae_cli.training.checkpoint import checkpoint_file, saved_steps
 from sae_cli.training.execute import execute
+from sae_cli.training.step import Stepper
 from tests.training.points import SMALL, point
 
 RESAMPLED = ["train.dead_after=400", "train.resample_at=[0.3,0.6]", "train.resample_rows=500", "sae.bias_init=-0.3"]
 
 KILLED = """
-import os, signal, sys
+import itertools, os, signal, sys
 from sae_cli.config.compose import compose
 from sae_cli.training.execute import execute
 from sae_cli.training.step import Stepper
 
 members, kill_at, words = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-step = Stepper.step
+step, done = Stepper.step, itertools.count()
 
 def killing(self, index, x):
-    if index == kill_at:
+    if next(done) == kill_at:
         os.kill(os.getpid(), getattr(signal, os.environ["KILL"]))
     step(self, index, x)
 
@@ -65,6 +66,15 @@ def test_interrupted_training_ends_bit_for_bit_as_uninterrupted(tmp_path, member
         assert values(expected) == values(outcome)
 
 
+def test_a_run_killed_in_a_later_stage_ends_bit_for_bit_as_uninterrupted(tmp_path):
+    words = ["sae.grow=[20,12]", "train.checkpoint_every=13"]
+    whole = execute(points(tmp_path / "whole", 2, *words))
+    assert run_and_kill(tmp_path / "parts", 2, 30, "SIGKILL", words).returncode == -9
+    resumed = execute(points(tmp_path / "parts", 2, *words))
+    assert [artefact(outcome) for outcome in whole] == [artefact(outcome) for outcome in resumed]
+    assert [values(outcome) for outcome in whole] == [values(outcome) for outcome in resumed]
+
+
 def artefact(outcome):
     return (outcome.folder / "sae.safetensors").read_bytes()
 
@@ -72,6 +82,43 @@ def artefact(outcome):
 def values(outcome):
     lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+class Killed(BaseException):
+    """What `except Exception` does not see, as a SIGKILL; cheaper than a process."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sae=batchtopk", "sae.k=3", "sae.auxk_latents=4", "sae.bias_init=-0.3"),
+        ("sae=jumprelu", "sae.preact_weight=0.01"),
+        ("sae=gated", "sparsity.weight=0.5"),
+        ("sae=relu", "sparsity.target_l0=3", "sparsity.target_rate=0.01", "train.precision=bf16"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_a_method_keeps_between_steps_survives_a_kill(tmp_path, monkeypatch, words):
+    words = (*RESAMPLED[:3], "train.checkpoint_every=17", *words)
+    (whole,) = execute([point(tmp_path / "whole", *words)])
+    step = Stepper.step
+
+    def killed(self, index, x):
+        if index == 23:
+            raise Killed
+        step(self, index, x)
+
+    monkeypatch.setattr(Stepper, "step", killed)
+    with pytest.raises(Killed):
+        execute([point(tmp_path / "parts", *words)])
+    monkeypatch.setattr(Stepper, "step", step)
+    (resumed,) = execute([point(tmp_path / "parts", *words)])
+    one, other = last_state(whole), last_state(resumed)
+    assert saved_steps(resumed.folder / "checkpoint") == [34, 40]
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert artefact(whole) == artefact(resumed)
+    assert values(whole) == values(resumed)
 
 
 def test_resampling_happens_in_these_runs(tmp_path):

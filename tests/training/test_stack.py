@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sae_cli.config.groups import choices
 from sae_cli.dictionary.artifact import load_sae
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.training.execute import execute
@@ -22,16 +23,44 @@ def test_a_member_alone_equals_the_member_in_a_stack_of_eight(tmp_path, nonlinea
     together = execute([point(tmp_path / "stack", *words, *member) for member in EIGHT])
     for k in (0, 3, 6):
         (alone,) = execute([point(tmp_path / "alone", *words, *EIGHT[k])])
-        one, other = load_sae(alone.folder), load_sae(together[k].folder)
-        for name in ("W_enc_DF", "b_enc_F", "W_dec_FD", "b_dec_D"):
-            difference = (getattr(one, name) - getattr(other, name)).norm()
-            assert difference <= 1e-4 * getattr(one, name).norm()
+        equal(load_sae(alone.folder), load_sae(together[k].folder))
 
 
-def test_batched_products_give_the_loop_s_result(tmp_path, monkeypatch):
-    """Accelerators train all members in one batched product; here the same code runs on the CPU."""
-    points = [point(tmp_path / "loop", *FIFTY, *member) for member in EIGHT]
-    loop = execute(points)
+KINDS = [f"sae={choice}" for choice in choices("sae") if choice not in ("relu", "prolu_relu", "prolu_ste")]
+COUNTED = ("topk", "batchtopk", "matryoshka")
+TWENTY = (*FIFTY, "train.tokens=1600", "sae.auxk_weight=0.1", "sae.auxk_latents=4")
+
+
+def three(choice):
+    """Return three members: of different k where k matters, else of different lambda."""
+    keys = ("sae.k", (2, 5, 3)) if choice.removeprefix("sae=") in COUNTED else ("sparsity.weight", (0.2, 0.5, 1.0))
+    return [(f"{keys[0]}={value}", f"seed={k}", f"train.lr={1e-3 * (k + 1)}") for k, value in enumerate(keys[1])]
+
+
+def equal(one, other):
+    for name in ("W_enc_DF", "b_enc_F", "W_dec_FD", "b_dec_D"):
+        difference = (getattr(one, name) - getattr(other, name)).norm()
+        assert difference <= 1e-4 * getattr(one, name).norm()
+    assert one.k == other.k
+    for name, values in one.stored.items():
+        torch.testing.assert_close(values, other.stored[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("choice", KINDS)
+def test_every_choice_trains_in_a_stack_as_alone_and_in_batched_products(tmp_path, choice, monkeypatch):
+    words = (*TWENTY, choice)
+    looped = execute([point(tmp_path / "stack", *words, *member) for member in three(choice)])
+    (alone,) = execute([point(tmp_path / "alone", *words, *three(choice)[1])])
+    equal(load_sae(alone.folder), load_sae(looped[1].folder))
+    batch_products(monkeypatch)
+    batched = execute([point(tmp_path / "batched", *words, *member) for member in three(choice)])
+    for one, other in zip(looped, batched, strict=True):
+        assert one.state == "done"
+        torch.testing.assert_close(load_sae(one.folder).W_dec_FD, load_sae(other.folder).W_dec_FD, rtol=0, atol=1e-3)
+
+
+def batch_products(monkeypatch):
+    """Let the CPU train all members in one batched product, as accelerators do."""
     begin = Stepper.__init__
 
     def batched(self, stack, configs, device):
@@ -39,6 +68,11 @@ def test_batched_products_give_the_loop_s_result(tmp_path, monkeypatch):
         self.parts = [slice(0, stack.members)]
 
     monkeypatch.setattr(Stepper, "__init__", batched)
+
+
+def test_batched_products_give_the_loop_s_result(tmp_path, monkeypatch):
+    loop = execute([point(tmp_path / "loop", *FIFTY, *member) for member in EIGHT])
+    batch_products(monkeypatch)
     together = execute([point(tmp_path / "batched", *FIFTY, *member) for member in EIGHT])
     for one, other in zip(loop, together, strict=True):
         torch.testing.assert_close(load_sae(one.folder).W_dec_FD, load_sae(other.folder).W_dec_FD, rtol=0, atol=1e-4)

@@ -1,11 +1,16 @@
 """The step against an independent, plain implementation of the loss and Adam."""
 
+import json
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from sae_cli.dictionary.artifact import load_sae
 from sae_cli.dictionary.stack import SAEStack
+from sae_cli.sources.registry import open_source
 from sae_cli.training.dead_latents import resample
+from sae_cli.training.execute import execute
 from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp
 from sae_cli.training.step import METRICS, Stepper
 from tests.training.points import point
@@ -64,6 +69,53 @@ def test_every_third_step_carries_three_times_the_penalty(tmp_path):
             assert penalty == pytest.approx(0, abs=1e-4)
         else:
             assert penalty == pytest.approx(0.5 * 12 * 3 * measured["orthogonality"], rel=1e-3)
+
+
+@pytest.mark.parametrize("target", [2.0, 6.0])
+def test_lambda_is_moved_until_l0_is_at_its_target(tmp_path, target):
+    words = ("sae=relu", "orthogonality=none", "train.tokens=48000", "train.lr=5e-3", "sparsity.target_rate=0.02")
+    (outcome,) = execute([point(tmp_path, *words, f"sparsity.target_l0={target}")])
+    last = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()][-5:]
+    assert sum(line["l0"] for line in last) / 5 == pytest.approx(target, rel=0.1)
+    assert last[-1]["lambda"] != pytest.approx(1.0, rel=0.1)
+
+
+def test_lambda_moves_by_its_rate_towards_the_target_after_the_warm_up(tmp_path):
+    _, stepper = make_stepper(
+        tmp_path, "sae=relu", "sparsity.warmup=0.05", "sparsity.target_l0=1000", "sparsity.target_rate=0.25",
+        "sae.latents=2000", "orthogonality=none",
+    )  # fmt: skip
+    scales = []
+    for step in range(3):
+        stepper.step(step, torch.zeros(80, 12))  # nothing fires: lambda must fall
+        scales.append(stepper.lambda_scale_K.item())
+    assert scales == [1.0, 0.75, 0.75**2]  # two of forty steps are warm-up
+
+
+def test_a_target_holds_for_its_member_alone(tmp_path):
+    configs = [point(tmp_path, "sae=relu", f"sparsity.target_l0={target}", "sparsity.warmup=0") for target in (0, 5)]
+    stack = SAEStack.initialise(configs, torch.zeros(12), "cpu", rows())
+    stepper = Stepper(stack, configs, "cpu")
+    stepper.parts = [slice(0, 2)]
+    stepper.step(0, rows())
+    assert stepper.lambda_scale_K[0] == 1
+    assert stepper.lambda_scale_K[1] == pytest.approx(1 + 1e-4)
+
+
+def test_auxiliary_is_logged_where_there_is_such_a_loss(tmp_path):
+    plain, gated = (execute([point(tmp_path, *words)])[0] for words in (("sae=relu",), ("sae=gated",)))
+    lines = [json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1]) for run in (plain, gated)]
+    assert "auxiliary" not in lines[0]
+    assert lines[1]["auxiliary"] > 0
+
+
+def test_batchtopk_fires_k_latents_at_inference_too(tmp_path):
+    words = ("sae=batchtopk", "sae.k=3", "sae.latents=24", "orthogonality=none", "train.tokens=64000", "train.lr=3e-3")
+    config = point(tmp_path, *words)
+    (outcome,) = execute([config])
+    sae, source = load_sae(outcome.folder), open_source(config, "cpu")
+    seen = torch.cat([batch for _, batch in zip(range(50), source.batches(700, 80), strict=False)])
+    assert (sae.encode(seen) > 0).sum(1).float().mean().item() == pytest.approx(3, rel=0.04)
 
 
 def test_resampling_changes_live_storage_and_adam_state(tmp_path):

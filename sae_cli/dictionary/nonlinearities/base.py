@@ -26,6 +26,8 @@ class Nonlinearity:
     """Parameters (K, F) that are kept with the weights but have no gradient."""
     stored: ClassVar[tuple[str, ...]] = ()
     """Vectors (F,) of an artefact beside `b_enc`."""
+    gates: ClassVar[tuple[str, ...]] = ("b_enc",)
+    """Parameters that decide where latents fire and that the l0 penalty moves."""
     sparse_by_itself: ClassVar[bool] = False
     """k fixes L0, so a sparsity penalty is refused."""
     additive: ClassVar[bool] = True
@@ -46,8 +48,8 @@ class Nonlinearity:
         return m + P["b_enc"].to(m.dtype)
 
     def revived(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return what a silent latent would give if its gate opened, for the AuxK loss."""
-        return torch.relu(m + P["b_enc"].to(m.dtype))
+        """Return what a silent latent would give if its bias did not shut it, for the AuxK loss."""
+        return torch.relu(m)
 
     def penalised(self, m: Tensor, acts: Tensor, P: Parameters) -> Tensor:
         """Return the values >= 0 that a sparsity penalty sums: the latents, unless a nonlinearity says otherwise."""

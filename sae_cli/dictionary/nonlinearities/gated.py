@@ -25,8 +25,11 @@ class Gated(Nonlinearity):
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
         """Return the magnitude where the gate is open, else 0."""
-        magnitude = torch.relu(P["r_mag"].exp().to(m.dtype) * m + P["b_mag"].to(m.dtype))
-        return keep_where_positive(magnitude, self.margin(m, P).detach())
+        return keep_where_positive(self.revived(m, P), self.margin(m, P).detach())
+
+    def revived(self, m: Tensor, P: Parameters) -> Tensor:
+        """Return the magnitude."""
+        return torch.relu(P["r_mag"].exp().to(m.dtype) * m + P["b_mag"].to(m.dtype))
 
     def penalised(self, m: Tensor, acts: Tensor, P: Parameters) -> Tensor:
         """Return max(m + b_enc, 0)."""

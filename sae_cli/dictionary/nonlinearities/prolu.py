@@ -86,10 +86,6 @@ class ProLU(Nonlinearity):
         """Return min(m, m + b)."""
         return m + P["b_enc"].clamp(max=0).to(m.dtype)
 
-    def revived(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return max(m, 0)."""
-        return torch.relu(m)
-
 
 class ProLUHybrid(ProLU):
     """ProLU where b <= 0, ReLU where b > 0 (in ProLU a positive bias has no effect); each part has its own gradient."""

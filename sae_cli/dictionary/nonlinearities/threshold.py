@@ -16,6 +16,7 @@ class TRec(Nonlinearity):
 
     buffers = ("threshold",)
     stored = ("threshold",)
+    gates = ()
     additive = False
 
     def start(self, settings: SAEConfig) -> dict[str, float]:
@@ -74,6 +75,7 @@ class JumpReLU(Nonlinearity):
 
     learned = ("log_threshold",)
     stored = ("threshold",)
+    gates = ("log_threshold",)
 
     def start(self, settings: SAEConfig) -> dict[str, float]:
         """Return log theta."""
@@ -86,6 +88,10 @@ class JumpReLU(Nonlinearity):
     def margin(self, m: Tensor, P: Parameters) -> Tensor:
         """Return z - theta."""
         return m + (P["b_enc"] - P["log_threshold"].exp()).to(m.dtype)
+
+    def revived(self, m: Tensor, P: Parameters) -> Tensor:
+        """Return max(z, 0)."""
+        return torch.relu(m + P["b_enc"].to(m.dtype))
 
     def store(self, P: Parameters) -> dict[str, Tensor]:
         """Return theta."""

@@ -1,13 +1,53 @@
 """TopK (arXiv 2406.04093) and BatchTopK (arXiv 2412.06410): the largest pre-activations fire, L0 is k."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from sae_cli.config.schema import SAEConfig
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity, Parameters, Settings, keep_where_positive
 
 DECAY = 0.99
 """Decay per step of the running mean of the smallest kept value."""
+SAMPLED = 61
+"""One value of so many is looked at to guess where a cut lies; a prime, so that latents are sampled evenly."""
+SEARCHED = 1 << 18
+"""From so many values on, a cut is guessed before it is searched."""
+
+
+class _Selected(Function):
+    """Some of the positive values of z; the gradient reaches these and no others."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (f,) = ctx.saved_tensors
+        return keep_where_positive(g, f), None
+
+
+class _TopK(_Selected):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, ks: Sequence[int]) -> Tensor:  # type: ignore[override]
+        largest, places = z.topk(max(ks), dim=-1)
+        largest = largest.relu()
+        if min(ks) < max(ks):
+            rank = torch.arange(max(ks), device=z.device)
+            largest = largest * (rank < torch.tensor(ks, device=z.device).view(-1, 1, 1))
+        f = torch.zeros_like(z).scatter_(-1, places, largest)
+        ctx.save_for_backward(f)
+        return f
+
+
+class _BatchTopK(_Selected):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, counts: Sequence[int]) -> Tensor:  # type: ignore[override]
+        cuts = torch.stack([cut(z_BF, count) for z_BF, count in zip(z, counts, strict=True)]).view(-1, 1, 1)
+        # one step of the number format below the cut, so that the cut itself passes
+        f = keep_where_positive(z, z - torch.nextafter(cuts, cuts - 1).clamp(min=0))
+        ctx.save_for_backward(f)
+        return f
 
 
 class TopK(Nonlinearity):
@@ -17,41 +57,36 @@ class TopK(Nonlinearity):
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
         """Return z = max(m + b, 0) where it is among its row's k largest, else 0."""
-        z = torch.relu(m + P["b_enc"].to(m.dtype))
-        ks = [min(sae.k, z.shape[-1]) for sae in settings]
-        largest, places = z.topk(max(ks), dim=-1)
-        if min(ks) < max(ks):
-            rank = torch.arange(max(ks), device=z.device)
-            largest = largest * (rank < torch.tensor(ks, device=z.device).view(-1, 1, 1))
-        return torch.zeros_like(z).scatter(-1, places, largest)
+        z = m + P["b_enc"].to(m.dtype)
+        return _TopK.apply(z, [min(sae.k, z.shape[-1]) for sae in settings])
+
+    def revived(self, m: Tensor, P: Parameters) -> Tensor:
+        """Return max(m + b, 0)."""
+        return torch.relu(m + P["b_enc"].to(m.dtype))
 
 
-class BatchTopK(Nonlinearity):
-    """The k B largest of max(m + b, 0) in a batch of B rows, with the ordinary gradient.
+class BatchTopK(TopK):
+    """The k B largest of max(m + b, 0) in a batch of B rows, with the ordinary gradient; ties at the cut all fire.
 
     An artefact has a threshold instead: the running mean of the smallest value kept in training.
     """
 
     buffers = ("threshold",)
     stored = ("threshold",)
-    sparse_by_itself = True
 
     def start(self, settings: SAEConfig) -> dict[str, float]:
         """Return a threshold that no step has observed yet."""
         return {"threshold": -1.0}
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
-        """Return z = max(m + b, 0) where it is among the batch's k B largest, else 0; ties at the cut all fire."""
-        z = torch.relu(m + P["b_enc"].to(m.dtype))
-        cuts = [cut(values.detach(), sae.k * z.shape[-2]) for values, sae in zip(z, settings, strict=True)]
-        # one step of the number format below the cut, so that the cut itself passes
-        below = torch.nextafter(torch.stack(cuts).view(-1, 1, 1), z.new_tensor(-1.0))
-        return keep_where_positive(z, z - below.clamp(min=0))
+        """Return z = max(m + b, 0) where it is among the batch's k B largest, else 0."""
+        z = m + P["b_enc"].to(m.dtype)
+        return _BatchTopK.apply(z, [sae.k * z.shape[-2] for sae in settings])
 
     @torch.no_grad()
     def observe(self, acts: Tensor, P: Parameters) -> None:
         """Move the threshold towards the smallest latent that fired; the first step sets it."""
-        smallest = torch.where(acts > 0, acts, torch.inf).float().amin((-2, -1)).view(-1, 1, 1)
+        smallest = torch.where(acts > 0, acts, torch.inf).amin((-2, -1)).float().view(-1, 1, 1)
         threshold = P["threshold"]
         moved = torch.where(threshold < 0, smallest, torch.lerp(smallest, threshold, DECAY))
         threshold.copy_(torch.where(smallest.isfinite(), moved, threshold))
@@ -63,6 +98,16 @@ class BatchTopK(Nonlinearity):
 
 
 def cut(z_BF: Tensor, count: int) -> Tensor:
-    """Return the count-th largest of all values, a scalar."""
+    """Return the count-th largest of all values, a scalar; the smallest if there are fewer."""
     values = z_BF.flatten()
-    return values.kthvalue(len(values) - min(count, len(values)) + 1).values
+    count = min(count, len(values))
+    if values.is_cuda:
+        return values.topk(count, sorted=False).values.amin()
+    if len(values) >= SEARCHED:
+        # Selection is slow on many values: keep those above a guess, and select among them if they are enough.
+        sample = values[::SAMPLED]
+        guess = sample.topk(min(len(sample), count * 5 // (4 * SAMPLED) + 20), sorted=False).values.amin()
+        candidates = values[values > guess]
+        if len(candidates) >= count:
+            values = candidates
+    return values.kthvalue(len(values) - count + 1).values

@@ -57,7 +57,10 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["orthogonality.weight=0.25"], "add orthogonality=chunked"),
         (["orthogonality=nearest", "orthogonality.weight=-1"], "needs a cap and is not supported"),
         (["orthogonality=nearest", "sae.latents=1"], "sae.latents of at least 2"),
-        (["sae=topk", "sparsity=l1"], "sae.nonlinearity=topk fires sae.k latents.*weight=1.0 must be 0: add sparsity=none"),
+        (
+            ["sae=topk", "sparsity=l1"],
+            "sae.nonlinearity=topk fires sae.k latents.*weight=1.0 must be 0: add sparsity=none",
+        ),
         (["sae=batchtopk", "sparsity.weight=2"], "sparsity.weight=2.0 must be 0"),
         (["sparsity=none", "sparsity.weight=2"], "sparsity.weight=2.0 needs a penalty: add sparsity=l1"),
         (["sae=topk", "sae.latents=16"], "sae.k=32 is above sae.latents=16"),

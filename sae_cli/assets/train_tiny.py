@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from sae_cli.assets import TINY, WIKI
 from sae_cli.assets.card import write_card
 from sae_cli.assets.wiki import write_wiki
-from sae_cli.config.schema import TextConfig
+from sae_cli.config.schema_data import TextConfig
 from sae_cli.sources.text import documents
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The key reference, read from the docstrings in schema.py without importing it."""
+"""The key reference, read from the docstrings in schema.py and schema_data.py without importing them."""
 
 import ast
 import json
@@ -33,9 +33,10 @@ class Key:
 @cache
 def by_name() -> dict[str, Key]:
     """Return every key by its name, in the order of the schema."""
-    tree = ast.parse(Path(__file__).with_name("schema.py").read_text())
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    constants = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    files = (Path(__file__).with_name(name) for name in ("schema_data.py", "schema.py"))
+    nodes = [node for file in files for node in ast.parse(file.read_text()).body]
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+    constants = {ast.unparse(node.targets[0]): node.value for node in nodes if isinstance(node, ast.Assign)}
     per_member = ast.literal_eval(constants["PER_MEMBER"])
 
     def fields(section: ast.ClassDef, prefix: str) -> Iterator[Key]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_cli.assets import WIKI
-from sae_cli.config.schema import TextConfig
+from sae_cli.config.schema_data import TextConfig
 from sae_cli.errors import UserError, suggest
 from sae_cli.files import sha256_of, short_hash
 from sae_cli.sources import Split

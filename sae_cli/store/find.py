@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from sae_cli.config.schema import CacheConfig
+from sae_cli.config.schema_data import CacheConfig
 from sae_cli.errors import UserError
 from sae_cli.files import sha256_of, short_hash
 from sae_cli.sources import Split

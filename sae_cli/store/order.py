@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sae_cli.config.schema import CacheConfig
+from sae_cli.config.schema_data import CacheConfig
 from sae_cli.randomness import derive_seed
 from sae_cli.store.format import DTYPES
 

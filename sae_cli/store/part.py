@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sae_cli.config.schema import CacheConfig
+from sae_cli.config.schema_data import CacheConfig
 from sae_cli.errors import UserError
 from sae_cli.sources import RowBlock, Split
 from sae_cli.store.format import Part, bytes_of, shard_tensors, tokens_tensors, write_tensors

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sae_cli import __version__
-from sae_cli.config.schema import CacheConfig
+from sae_cli.config.schema_data import CacheConfig
 from sae_cli.errors import UserError
 from sae_cli.files import read_json, write_json
 from sae_cli.sources import RowSource, Split

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_cli.assets import TINY, WIKI
 from sae_cli.assets.train_tiny import held_out
-from sae_cli.config.schema import TextConfig
+from sae_cli.config.schema_data import TextConfig
 from sae_cli.sources.text import documents
 
 

@@ -68,7 +68,7 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["source=tree", "source.cooccurrence=0.5"], "source.cooccurrence=0.5 is for"),
         (["source=tree", "source.correlation=0.5"], "source.correlation=0.5 is for"),
         (["orthogonality.weight=0.25"], "add orthogonality=chunked"),
-        (["orthogonality=nearest", "orthogonality.weight=-1"], "needs a cap and is not supported"),
+        (["orthogonality=nearest", "orthogonality.weight=-1"], "needs orthogonality.cap below 1"),
         (["orthogonality=nearest", "sae.latents=1"], "sae.latents of at least 2"),
         (["sae=topk", "sparsity=l1"], "topk fires sae.k latents.*weight=1.0 must be 0: add sparsity=none"),
         (["sae=batchtopk", "sparsity.weight=2"], "sparsity.weight=2.0 must be 0"),

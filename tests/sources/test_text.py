@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sae_cli.config.schema import TextConfig
+from sae_cli.config.schema_data import TextConfig
 from sae_cli.errors import UserError
 from sae_cli.sources.text import documents, text_fingerprint
 

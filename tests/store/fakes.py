@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sae_cli.config.schema import CacheConfig
+from sae_cli.config.schema_data import CacheConfig
 from sae_cli.sources import RowBlock, Split
 
 ROOT = Path(__file__).parents[2]

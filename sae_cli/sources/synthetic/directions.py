@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_cli.config.schema import SourceConfig
+from sae_cli.config.schema_data import SourceConfig
 from sae_cli.randomness import derive_seed
 
 PROJECTIONS = 10

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sae_cli.config.schema import SourceConfig
+from sae_cli.config.schema_data import SourceConfig
 from sae_cli.randomness import derive_seed
 from sae_cli.sources.synthetic.events import Events, bernoulli
 from sae_cli.sources.synthetic.probabilities import Firing, firing

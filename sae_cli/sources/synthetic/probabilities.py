@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae_cli.config.schema import SourceConfig
+from sae_cli.config.schema_data import SourceConfig
 from sae_cli.errors import UserError
 from sae_cli.randomness import derive_seed
 

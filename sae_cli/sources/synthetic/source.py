@@ -28,7 +28,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from sae_cli.config.schema import SourceConfig
+from sae_cli.config.schema_data import SourceConfig
 from sae_cli.files import short_hash
 from sae_cli.randomness import derive_seed
 from sae_cli.sources.synthetic.directions import true_directions

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sae_cli.config.compose import compose
-from sae_cli.config.schema import SourceConfig
+from sae_cli.config.schema_data import SourceConfig
 from sae_cli.sources.synthetic import SyntheticSource, fingerprint
 from sae_cli.sources.synthetic.directions import true_directions
 

@@ -148,8 +148,7 @@ class Trainer:
     def log_histograms(self, index: int, step: int, member: Member) -> dict[str, float]:
         """Send a member's nearest cosines and biases to its tracker; return what they say in numbers.
 
-        nearest_cosine: the mean (self-MMCS). neighbour_recall: the share of penalised directions that an approximate
-        penalty holds against their true nearest neighbour, with what it kept from its last refresh.
+        nearest_cosine: the mean (self-MMCS). Approximate penalties: their `neighbour_recall` and `neighbour_gap`.
         """
         stack, config = self.stepper.stack, member.config
         if stack.b_enc_KF.shape[1] < 2:
@@ -162,7 +161,7 @@ class Trainer:
             rows, state = step * self.train.batch, self.stepper.penalty_states[index]
             active_F, alive_F = self.stepper.last_fired_KF[index] == rows, ~self.stepper.dead(rows)[index]
             seen = directions_of(stack, index, config, None, active_F, alive_F, step - 1, state, None)
-            values["neighbour_recall"] = neighbour_recall(seen, config.orthogonality)
+            values |= neighbour_recall(seen, config.orthogonality)
         return values
 
     def artefact_metadata(self, member: Member) -> dict[str, Any]:

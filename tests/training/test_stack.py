@@ -28,6 +28,15 @@ def test_a_member_alone_equals_the_member_in_a_stack_of_eight(tmp_path, nonlinea
             assert difference <= 1e-4 * getattr(one, name).norm()
 
 
+@pytest.mark.parametrize("kind", ["active_only", "unique_nearest", "cells", "neighbours", "rica", "decomposable"])
+def test_a_penalty_depends_on_no_other_member(tmp_path, kind):
+    words = ("train.tokens=1600", f"orthogonality={kind}", "orthogonality.refresh=7", "orthogonality.meta_k=1")
+    together = execute([point(tmp_path / "stack", *words, *member) for member in EIGHT[1:4]])
+    (alone,) = execute([point(tmp_path / "alone", *words, *EIGHT[2])])
+    one, other = load_sae(alone.folder), load_sae(together[1].folder)
+    torch.testing.assert_close(one.W_dec_FD, other.W_dec_FD, rtol=0, atol=1e-5)
+
+
 def test_batched_products_give_the_loop_s_result(tmp_path, monkeypatch):
     """Accelerators train all members in one batched product; here the same code runs on the CPU."""
     points = [point(tmp_path / "loop", *FIFTY, *member) for member in EIGHT]

@@ -171,8 +171,7 @@ class Trainer:
     def log_histograms(self, index: int, step: int, member: Member, stack: SAEStack) -> dict[str, float]:
         """Send a member's nearest cosines and biases to its tracker; return what they say in numbers.
 
-        nearest_cosine: the mean (self-MMCS). neighbour_recall: the share of penalised directions that an approximate
-        penalty holds against their true nearest neighbour, with what it kept from its last refresh.
+        nearest_cosine: the mean (self-MMCS). Approximate penalties: their `neighbour_recall` and `neighbour_gap`.
         """
         config = self.stage.configs[index]
         if stack.b_enc_KF.shape[1] < 2:
@@ -187,7 +186,7 @@ class Trainer:
             now = step - self.stage.start - 1
             new, earlier = self.stepper.stack, self.stepper.earlier
             seen = directions_of(new, index, config, None, active_F, alive_F, now, state, earlier)
-            values["neighbour_recall"] = neighbour_recall(seen, config.orthogonality)
+            values |= neighbour_recall(seen, config.orthogonality)
         return values
 
     def artefact_metadata(self, member: Member) -> dict[str, Any]:

@@ -69,6 +69,13 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["source=tree", "source.correlation=0.5"], "source.correlation=0.5 is for"),
         (["orthogonality.weight=0.25"], "add orthogonality=chunked"),
         (["orthogonality=nearest", "orthogonality.weight=-1"], "needs orthogonality.cap below 1"),
+        (["orthogonality=gram", "orthogonality.weight=-1"], "orthogonality=gram knows no cap"),
+        (["orthogonality=decomposable", "orthogonality.cap=0.5"], "orthogonality.cap=0.5"),
+        (["orthogonality=rica", "orthogonality.rows=alive"], "orthogonality.rows=alive must be all"),
+        (["orthogonality=unique_nearest", "sae.latents=4096"], "assign_limit=2048.*orthogonality.greedy=true"),
+        (["orthogonality=neighbours", "sae.latents=8"], "orthogonality.neighbours=8 must be below sae.latents=8"),
+        (["orthogonality=decomposable", "sae.latents=32"], "orthogonality.meta_k=4 is above the 2 latents"),
+        (["orthogonality=chunked", "orthogonality.chunk=1"], r"orthogonality.chunk=1 is outside \[2, inf\)"),
         (["orthogonality=nearest", "sae.latents=1"], "sae.latents of at least 2"),
         (["sae=topk", "sparsity=l1"], "topk fires sae.k latents.*weight=1.0 must be 0: add sparsity=none"),
         (["sae=batchtopk", "sparsity.weight=2"], "sparsity.weight=2.0 must be 0"),
@@ -126,5 +133,10 @@ def test_all_problems_come_in_one_error() -> None:
 
 
 def test_the_edges_of_ranges_are_accepted() -> None:
+    assert compose(
+        ["source=three_features", "orthogonality=nearest", "orthogonality.weight=-1", "orthogonality.cap=0.9"]
+    )
+    greedy = ["orthogonality=unique_nearest", "sae.latents=4096", "orthogonality.greedy=true"]
+    assert compose(["source=three_features", *greedy]).orthogonality.greedy
     values = ["train.warmup=0", "train.decay=1", "sparsity.weight=0", "orthogonality.threshold=-1", "device=cuda:1"]
     assert compose(["source=three_features", "name=a/b-c.d", *values]).train.decay == 1

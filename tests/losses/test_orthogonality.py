@@ -1,131 +1,155 @@
-"""Orthogonality penalties against naive formulas, and their gradients."""
+"""What holds for every orthogonality penalty: gradients, rows, frozen neighbours, memory, recall."""
 
 import pytest
 import torch
-from torch.nn.functional import normalize
 
-from sae_cli.config.schema import OrthogonalityConfig
+from sae_cli.config.check import WITHOUT_PHI
 from sae_cli.losses.directions import Directions
-from sae_cli.losses.orthogonality import ORTHOGONALITY
+from sae_cli.losses.orthogonality import APPROXIMATE, ORTHOGONALITY, neighbour_recall
 from sae_cli.losses.phi import PHI
-from sae_cli.losses.search import nearest_cosines
+from tests.losses.cases import Watch, cosines, omega, penalty, random_rows, settings, state_after_one_call
 
-PENALTIES = [name for name, function in ORTHOGONALITY.items() if function]
-
-
-def settings(**keys):
-    defaults = {"kind": "all_pairs", "tile": 5, "threshold": 0.1, "exponent": 3.0}
-    return OrthogonalityConfig(**{**defaults, **keys})
+KINDS = sorted(ORTHOGONALITY.keys() - {"none"})
+OF_PAIRS = [kind for kind in KINDS if kind not in WITHOUT_PHI]
+WITH_ROWS = [*OF_PAIRS, "decomposable"]
 
 
-def directions(K=2, F=13, D=6, seed=0):
-    return torch.randn(K, F, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def omega(name, W_KFD, keys, seed=0):
-    return torch.stack([ORTHOGONALITY[name](Directions(W, seed), keys) for W in W_KFD])
-
-
-def cosines(W_FD, signed):
-    unit = normalize(W_FD, dim=-1)
-    c = unit @ unit.T
-    return c.clamp(min=0) if signed else c.abs()
-
-
-@pytest.mark.parametrize("phi", PHI)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("tile", [1, 5, 13, 100])
-def test_tiled_all_pairs_equals_the_naive_mean(phi, signed, tile):
-    W = directions()
-    keys = settings(phi=phi, signed=signed, tile=tile)
-    upper = torch.triu_indices(13, 13, 1)
-    expected = [PHI[phi](cosines(w, signed)[upper[0], upper[1]], keys).mean() for w in W]
-    torch.testing.assert_close(omega("all_pairs", W, keys, 0), torch.stack(expected))
+def test_gradients_pass_gradcheck(kind, signed):
+    """Through the chosen pairs, with rows and frozen neighbours where the kind has them, and kept state fixed."""
+    W, frozen = random_rows(7, 4).requires_grad_(), random_rows(3, 4, 5)
+    rows = torch.tensor([0, 2, 5]) if kind in WITH_ROWS else None
+    keys = settings(kind, signed=signed, tile=3, phi="exponential")
+    state = state_after_one_call(W.detach(), keys, frozen_GD=frozen)
+    parts = {"rows_N": rows, "frozen_GD": frozen, "state": state, "step": 1, "seed": 3}
+    assert torch.autograd.gradcheck(lambda w: omega(w, keys, **parts), (W,))
 
 
+@pytest.mark.parametrize("kind", ["nearest", "all_pairs"])
 @pytest.mark.parametrize("phi", PHI)
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("tile", [1, 5, 100])
-def test_nearest_equals_the_naive_maximum(phi, signed, tile):
-    W = directions()
-    keys = settings(phi=phi, signed=signed, tile=tile)
-    expected = [PHI[phi](cosines(w, signed).fill_diagonal_(0).amax(1), keys).mean() for w in W]
-    torch.testing.assert_close(omega("nearest", W, keys, 0), torch.stack(expected))
+def test_every_phi_passes_gradcheck(kind, phi):
+    W = random_rows(6, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: omega(w, settings(kind, phi=phi, cap=0.6)), (W,))
 
 
-def test_chunked_is_nearest_inside_the_drawn_parts():
-    W = directions(F=14)
-    keys = settings(chunk=4, phi="square")
-    order = torch.randperm(14, generator=torch.Generator().manual_seed(3))
-    parts = order[:12].view(4, 3)
-    expected = torch.stack([omega("nearest", W[:, part], keys, 0) for part in parts]).mean(0)
-    assert torch.equal(omega("chunked", W, keys, 3), expected)
-    assert not torch.equal(omega("chunked", W, keys, 4), expected)
-
-
-def test_chunked_with_one_part_is_nearest():
-    W = directions()
-    assert torch.equal(omega("chunked", W, settings(), 0), omega("nearest", W, settings(), 0))
-
-
-@pytest.mark.parametrize("name", PENALTIES)
-@pytest.mark.parametrize("phi", PHI)
-@pytest.mark.parametrize("signed", [True, False])
-def test_gradients_pass_gradcheck(name, phi, signed):
-    W = directions(K=2, F=7, D=4).requires_grad_()
-    keys = settings(phi=phi, signed=signed, tile=3, chunk=3)
-    assert torch.autograd.gradcheck(lambda w: omega(name, w, keys, 1), (W,))
-
-
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("kind", OF_PAIRS)
 @pytest.mark.parametrize("phi", sorted(PHI.keys() - {"logistic"}))
-def test_penalties_vanish_on_orthonormal_rows(name, phi):
-    W = torch.linalg.qr(directions(K=1, F=8, D=8)[0]).Q.unsqueeze(0)
-    assert omega(name, W, settings(phi=phi, chunk=3), 0).item() == pytest.approx(0, abs=1e-12)
+def test_orthonormal_rows_cost_nothing(kind, phi):
+    W = torch.linalg.qr(random_rows(8, 8)).Q
+    assert omega(W, settings(kind, phi=phi)).item() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("signed", [True, False])
-def test_ties_share_the_gradient(signed):
-    """Direction 0 has two mirror-image nearest neighbours: its gradient has no sideways component."""
-    W = torch.tensor([[[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]]], dtype=torch.float64, requires_grad=True)
-    omega("nearest", W, settings(signed=signed), 0).sum().backward()
-    assert W.grad[0, 0, 1].item() == pytest.approx(0, abs=1e-12)
-    torch.testing.assert_close(W.grad[0, 1, 0], W.grad[0, 2, 0])
-    assert W.grad[0, 1].abs().sum() > 0
+def test_an_orthonormal_basis_is_optimal_for_gram_and_so_is_its_double():
+    basis = torch.linalg.qr(random_rows(8, 8)).Q
+    assert omega(basis, settings("gram")).item() == pytest.approx(0, abs=1e-12)
+    twice = torch.cat([basis, basis]).requires_grad_()
+    omega(twice, settings("gram")).backward()
+    assert twice.grad.abs().max() < 1e-12
+    assert omega(twice, settings("gram")) < omega(random_rows(16, 8), settings("gram"))
 
 
-def test_antipodes_are_free_only_when_signed():
-    W = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
-    assert omega("nearest", W, settings(signed=True), 0).item() == 0
-    assert omega("nearest", W, settings(signed=False), 0).item() == pytest.approx(1)
+@pytest.mark.parametrize("kind", WITH_ROWS)
+def test_without_penalised_rows_there_is_no_penalty(kind):
+    W = random_rows(9).requires_grad_()
+    value = omega(W, settings(kind), rows_N=torch.empty(0, dtype=torch.int64))
+    assert value.item() == 0
+    (W.sum() + value).backward()
+    assert torch.equal(W.grad, torch.ones_like(W))
 
 
-def test_low_precision_search_still_finds_the_nearest_cosine():
-    W = directions(K=1, F=200, D=32)[0].float()
-    with torch.autocast("cpu", torch.bfloat16):
-        low = nearest_cosines(normalize(W, dim=-1), settings())
-    exact = cosines(W.double(), True).fill_diagonal_(0).amax(1)
-    torch.testing.assert_close(low.double(), exact, rtol=0, atol=2**-8)
+@pytest.mark.parametrize("kind", sorted(set(OF_PAIRS) - {"unique_nearest"}))
+def test_the_gradient_reaches_a_neighbour_that_is_not_penalised(kind):
+    """Direction 1 is all but parallel to 0, the only penalised one; the others are far."""
+    W = torch.eye(6, dtype=torch.float64)
+    W[1] = W[0] + 0.2 * W[1]
+    W.requires_grad_()
+    omega(W, settings(kind, chunk=6), rows_N=torch.tensor([0])).backward()
+    assert W.grad[0].norm() > 0.01
+    assert W.grad[1].norm() > 0.01
 
 
-@pytest.mark.parametrize("name", PENALTIES)
-def test_no_square_matrix_is_allocated(name):
-    """The largest tensor that a penalty makes holds at most tile * F numbers (or 2 F D for gathered neighbours)."""
-    from torch.utils._python_dispatch import TorchDispatchMode
+@pytest.mark.parametrize("kind", OF_PAIRS)
+def test_frozen_directions_are_neighbours_that_stay(kind):
+    """New directions are orthogonal to each other, and the first is a copy of a frozen one."""
+    W = torch.eye(6, dtype=torch.float64)[:4]
+    frozen = torch.stack([2 * W[0] + 0.1 * W[1], torch.eye(6, dtype=torch.float64)[5]]).requires_grad_()
+    free = W.clone().requires_grad_()
+    value = omega(free, settings(kind, chunk=6), frozen_GD=frozen)
+    value.backward()
+    assert value > 0.04
+    assert free.grad[0].norm() > 0
+    assert frozen.grad is None
 
-    largest = 0
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            out = function(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, tuple) else (out,):
-                if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.numel())
-            return out
+@pytest.mark.parametrize("kind", ["gram", "rica"])
+def test_frozen_directions_count_where_all_are_seen_at_once(kind):
+    W, frozen = random_rows(5).requires_grad_(), random_rows(3, seed=1).requires_grad_()
+    omega(W, settings(kind), frozen_GD=frozen).backward()
+    alone = random_rows(5).requires_grad_()
+    omega(alone, settings(kind)).backward()
+    assert frozen.grad is None
+    assert not torch.allclose(W.grad, alone.grad)
 
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"unique_nearest"}))
+def test_no_square_matrix_is_allocated(kind):
+    """At most tile * F cosines, 2 F D for neighbours, M F_meta for the meta-SAE and D^2 exist at a time."""
     F, D, tile = 600, 4, 16
-    W = directions(K=1, F=F, D=D).requires_grad_()
-    with Watch():
-        omega(name, W, settings(tile=tile, chunk=F), 0).sum().backward()
-    assert tile * F <= largest <= 2 * F * D + tile * F
+    keys = settings(kind, tile=tile, chunk=F, meta_share=0.02)
+    W = random_rows(F, D).requires_grad_()
+    with Watch() as watch:
+        omega(W, keys, x_BD=random_rows(8, D)).backward()
+    assert F <= watch.largest <= tile * F + 2 * F * D
+
+
+def test_a_greedy_assignment_allocates_no_square_matrix():
+    with Watch() as watch:
+        omega(random_rows(600, 4), settings("unique_nearest", tile=16, greedy=True, assign_limit=1))
+    assert watch.largest <= 600 * 16 + 2 * 600 * 4
+
+
+@pytest.mark.parametrize("kind", OF_PAIRS)
+def test_a_negative_weight_draws_directions_together_up_to_the_cap(kind):
+    W = random_rows(12, seed=2).requires_grad_()
+    keys = settings(kind, cap=0.7, phi="abs", refresh=1, chunk=12, tile=12)
+    state, optimiser = {}, torch.optim.Adam([W], lr=0.05)
+    before = cosines(W.detach()).amax(1)
+    for step in range(60):
+        optimiser.zero_grad()
+        (-penalty(Directions(W, step, step, state=state), keys)).backward()
+        optimiser.step()
+    after = cosines(W.detach()).amax(1)
+    assert after.mean() > before.mean() + 0.1
+    assert after.median() > 0.69
+    assert after.max() < 0.999
+
+
+@pytest.mark.parametrize("kind", OF_PAIRS)
+def test_beyond_the_cap_there_is_no_gradient(kind):
+    W = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-0.1, 1.0]], requires_grad=True)
+    omega(W, settings(kind, cap=0.5, chunk=4, neighbours=1), x_BD=None).backward()
+    near = omega(W.detach(), settings(kind, chunk=4, neighbours=1), x_BD=None)
+    assert omega(W.detach(), settings(kind, cap=0.5, chunk=4, neighbours=1), x_BD=None) < near
+    # what is left are the pairs below the cap: all_pairs and mixed_max see (1, 2), whose cosine is 0.1
+    below = kind in ("all_pairs", "mixed_max")
+    assert (W.grad.norm() > 0) == below
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_recall_is_the_share_of_rows_held_against_their_nearest(kind):
+    W = random_rows(40, 8)
+    keys = settings(kind, chunk=10, neighbours=2)
+    directions = Directions(W, seed=4, rows_N=torch.arange(5, 30))
+    value = penalty(directions, keys)
+    seen, gaps = [], []
+    c = cosines(W)
+    rows, partners = APPROXIMATE[kind](directions, keys)
+    for i, others in zip(rows.tolist(), partners.tolist(), strict=True):
+        best = max(c[i, j].item() for j in others)
+        seen.append(best >= c[i].max().item() - 1e-9)
+        gaps.append(c[i].max().item() - best)
+    assert sorted(rows.tolist()) == list(range(5, 30))
+    expected = {"neighbour_recall": sum(seen) / 25, "neighbour_gap": sum(gaps) / 25}
+    assert neighbour_recall(directions, keys) == pytest.approx(expected)
+    assert value > 0

@@ -59,6 +59,15 @@ def test_every_choice_trains_in_a_stack_as_alone_and_in_batched_products(tmp_pat
         torch.testing.assert_close(load_sae(one.folder).W_dec_FD, load_sae(other.folder).W_dec_FD, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["active_only", "unique_nearest", "cells", "neighbours", "rica", "decomposable"])
+def test_a_penalty_depends_on_no_other_member(tmp_path, kind):
+    words = ("train.tokens=1600", f"orthogonality={kind}", "orthogonality.refresh=7", "orthogonality.meta_k=1")
+    together = execute([point(tmp_path / "stack", *words, *member) for member in EIGHT[1:4]])
+    (alone,) = execute([point(tmp_path / "alone", *words, *EIGHT[2])])
+    one, other = load_sae(alone.folder), load_sae(together[1].folder)
+    torch.testing.assert_close(one.W_dec_FD, other.W_dec_FD, rtol=0, atol=1e-5)
+
+
 def batch_products(monkeypatch):
     """Let the CPU train all members in one batched product, as accelerators do."""
     begin = Stepper.__init__

@@ -12,10 +12,6 @@ from sae_cli.randomness import derive_seed
 from sae_cli.training.loss import left_over
 from sae_cli.training.step import Stepper
 
-ENCODER_NORM = 0.2
-"""Encoder norm of a resampled latent as a share of the mean norm of live latents (the whole of it where latents
-compete for k places, which a short encoder never wins)."""
-
 
 def collect_rows(batches: Iterator[Tensor], count: int) -> Tensor:
     """Return at least the next `count` rows (N, D), one batch or more; training's own stream is not advanced."""
@@ -48,13 +44,12 @@ def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[
     """Point each member's dead latents at inputs it reconstructs badly; return how many it was for each member.
 
     A dead latent gets the direction of x - b_dec (x less what earlier stages give) of an input drawn with probability
-    proportional to its squared error, an encoder of 0.2 of the mean live norm (topk, batchtopk: 1), bias 0, the other
+    proportional to its squared error, an encoder of its nonlinearity's share of the mean live norm, bias 0, the other
     parameters of its nonlinearity as a bias of 0 starts them, and a fresh Adam state. Draws depend on the member's seed
     and the step alone.
     """
     stack, counts = stepper.stack, []
     dead_KF = stepper.resampled(rows_seen)
-    share = 1.0 if stack.nonlinearity.sparse_by_itself else ENCODER_NORM
     for k in range(stack.members):
         dead_F = dead_KF[k]
         dead = int(dead_F.sum())
@@ -71,7 +66,7 @@ def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[
         live_norms = stack.W_enc_KDF[k][:, ~dead_F].norm(dim=0)
         norm = live_norms.mean() if len(live_norms) else stack.W_enc_KDF[k].norm(dim=0).mean()
         stack.W_dec_KFD[k, dead_F] = directions
-        stack.W_enc_KDF[k, :, dead_F] = directions.T * norm * share
+        stack.W_enc_KDF[k, :, dead_F] = directions.T * norm * stack.nonlinearity.resampled_norm
         stack.b_enc_KF[k, dead_F] = 0
         for name, value in stack.nonlinearity.start(replace(stack.settings[k], bias_init=0.0)).items():
             if name in stack.learned_KF:

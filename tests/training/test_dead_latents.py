@@ -18,7 +18,7 @@ def rows(seed, count=80):
 
 @pytest.mark.parametrize("choice", choices("sae"))
 def test_resampled_latents_fire_again(tmp_path, choice):
-    words = (f"sae={choice}", "sae.k=5", "sae.encoder_scale=1", "sae.theta=0.1", "train.dead_after=100")
+    words = (f"sae={choice}", "sae.k=5", "sae.encoder_scale=1", "train.dead_after=100")
     config = point(tmp_path, "orthogonality=none", *words)
     stack = SAEStack.initialise([config], torch.zeros(12), "cpu", torch.empty(0))
     stepper = Stepper(stack, [config], "cpu")

@@ -147,7 +147,7 @@ def test_the_l0_penalty_moves_jumprelu_s_thresholds_alone(tmp_path):
 
 
 def test_l0_gives_relu_s_biases_a_gradient(tmp_path):
-    config, stack = make(tmp_path, "sae=relu", "sparsity=l0")
+    config, stack = make(tmp_path, "sae=relu", "sparsity=l0", "sparsity.bandwidth=0.1")
     (bias,) = torch.autograd.grad(measure(config, stack).sparsity_K.sum(), [stack.b_enc_KF])
     z = (rows() - stack.b_dec_KD[0]) @ stack.W_enc_KDF[0] + stack.b_enc_KF[0]
     torch.testing.assert_close(bias[0], ((z.abs() < 0.05).float().mean(0) / 0.1).detach())

@@ -28,6 +28,9 @@ class Nonlinearity:
     """Vectors (F,) of an artefact beside `b_enc`."""
     gates: ClassVar[tuple[str, ...]] = ("b_enc",)
     """Parameters that decide where latents fire and that the l0 penalty moves."""
+    resampled_norm: ClassVar[float] = 0.2
+    """Encoder norm of a resampled latent as a share of the mean norm of live latents: 0.2 of the ProLU author's recipe,
+    1 where a short encoder would not pass the first threshold or win a place."""
     sparse_by_itself: ClassVar[bool] = False
     """k fixes L0, so a sparsity penalty is refused."""
     additive: ClassVar[bool] = True

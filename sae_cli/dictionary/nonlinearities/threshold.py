@@ -17,6 +17,7 @@ class TRec(Nonlinearity):
     buffers = ("threshold",)
     stored = ("threshold",)
     gates = ()
+    resampled_norm = 1.0
     additive = False
 
     def start(self, settings: SAEConfig) -> dict[str, float]:
@@ -76,6 +77,7 @@ class JumpReLU(Nonlinearity):
     learned = ("log_threshold",)
     stored = ("threshold",)
     gates = ("log_threshold",)
+    resampled_norm = 1.0
 
     def start(self, settings: SAEConfig) -> dict[str, float]:
         """Return log theta."""

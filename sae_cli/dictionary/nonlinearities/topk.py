@@ -54,6 +54,7 @@ class TopK(Nonlinearity):
     """The k largest of max(m + b, 0) in each row, with the ordinary gradient."""
 
     sparse_by_itself = True
+    resampled_norm = 1.0
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
         """Return z = max(m + b, 0) where it is among its row's k largest, else 0."""

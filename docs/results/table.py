@@ -1,33 +1,49 @@
-"""Print the rows of the result pages' tables from evaluated runs. Usage: python docs/results/table.py FOLDER"""
+"""Print a result page's table from evaluated runs.
 
-import sys
+python docs/results/table.py FOLDER [--by KEY,...] [--show METRIC,...]
+
+One row per combination of the configuration keys `--by`; over other keys (seeds) it shows mean ± standard deviation.
+Metrics are the report's (`sae_cli/reporting/collect.py`), places in eval.json, or names in the last training line.
+"""
+
+import argparse
 from pathlib import Path
+from statistics import mean, stdev
 
-from sae_cli.runs.directory import RunDirectory, find_runs
+from sae_cli.reporting.collect import Point, at, collect
+
+BY = "sae.nonlinearity,sparsity.weight,orthogonality.weight"
+SHOW = (
+    "l0,fvu,delta_ce,language_model.recovered_zero,recovered,nearest_cosine,nearest_p99,dead,negative_biases,shrinkage"
+)
+
+parser = argparse.ArgumentParser()
+parser.add_argument("folder", type=Path)
+parser.add_argument("--by", default=BY)
+parser.add_argument("--show", default=SHOW)
+options = parser.parse_args()
+keys, shown = options.by.split(","), options.show.split(",")
 
 
-def point(run: RunDirectory) -> tuple[str, float, float]:
-    config = run.config
-    return config.sae.nonlinearity, config.sparsity.weight, config.orthogonality.weight
+def value(point: Point, name: str) -> float | None:
+    if name in point.metrics:
+        return point.metrics[name]
+    found = at(point.evaluation, name)
+    return found if found is not None or name not in point.curve else float(point.curve[name].iloc[-1])
 
 
-for run in sorted(find_runs(Path(sys.argv[1])), key=point):
-    evaluation = run.evaluation or {}
-    quality, model = evaluation["reconstruction"], evaluation["language_model"]
-    alive = evaluation["geometry"]["alive"]
-    columns = [
-        *point(run),
-        f"{quality['l0']:.1f}",
-        f"{quality['fvu']:.4f}",
-        f"{model['delta_nats']:.3f}",
-        f"{model['recovered_zero']:.3f}",
-        f"{model['recovered_mean']:.3f}",
-        f"{alive['nearest_median']:.3f}",
-        f"{alive['nearest_p99']:.2f}",
-        f"{100 * evaluation['latents']['dead']:.0f}",
-        f"{100 * evaluation['biases']['negative']:.0f}",
-        f"{quality['shrinkage']:.3f}",
-    ]
-    if run.config.orthogonality.phi != "square":
-        columns.insert(0, run.config.orthogonality.phi)
-    print("|", " | ".join(map(str, columns)), "|")
+def cell(points: list[Point], name: str) -> str:
+    values = [number for point in points if (number := value(point, name)) is not None]
+    if not values:
+        return ""
+    spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
+    return f"{mean(values):.4g}{spread}"
+
+
+groups: dict[tuple, list[Point]] = {}
+for point in collect([options.folder]):
+    groups.setdefault(tuple(point.config[key] for key in keys), []).append(point)
+print("|", " | ".join([*(key.rsplit(".", 1)[-1] for key in keys), "n", *shown]), "|")
+for group, points in sorted(groups.items()):
+    cells = [*map(str, group), str(len(points)), *(cell(points, name) for name in shown)]
+    print("|", " | ".join(cells), "|")

@@ -82,7 +82,7 @@ def value_problems(config: Config) -> list[str]:
     for interval, names in RANGES.items():
         for key in names.split():
             numbers = values[key] if isinstance(values[key], list) else [values[key]]
-            if not all(_inside(number, interval) for number in numbers):
+            if not all(number is None or _inside(number, interval) for number in numbers):
                 problems.append(f"{key}={values[key]} is outside {interval}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         problems.append(f"device={config.device} is not one of auto, cpu, cuda, cuda:N")

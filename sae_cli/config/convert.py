@@ -77,7 +77,7 @@ def problem_with(key: str, value: Any) -> str:
     try:
         OmegaConf.update(_scratch(), key, value)
     except (OmegaConfBaseException, ValueError):
-        kind = by_name()[key].type
+        kind = by_name()[key].type.removesuffix(" | None")
         whole = kind == "int" and isinstance(value, float) and value.is_integer()
         wanted = KINDS.get(kind, f"a list, such as {key}=[0.25,0.5]")
         return f"{key}={value} is not {wanted}" + (f": write {key}={int(value)}" if whole else "")

@@ -99,8 +99,8 @@ class OrthogonalityConfig:
     """Function of the cosine c: abs | square | power | exponential | logistic | hinge | barrier."""
     exponent: float = 2.0
     """Exponent of phi=power; rate k of phi=exponential; slope of phi=logistic."""
-    threshold: float = 0.0
-    """Cosine from which phi=hinge counts; centre of phi=logistic."""
+    threshold: float | None = None
+    """Cosine from which phi=hinge counts; centre of phi=logistic. null: the median nearest cosine of random ones."""
     signed: bool = True
     """Only positive cosines count; false: the absolute cosine."""
     cap: float = 1.0

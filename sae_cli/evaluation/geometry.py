@@ -8,9 +8,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 from scipy.integrate import trapezoid
-from scipy.special import betainc, betaincinv, gammaln
+from scipy.special import betainc, gammaln
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from sae_cli.losses.baseline import random_nearest
 
 TOP = (1, 10, 100)
 """Ranks k of the k-th largest cosine of a direction with the others."""
@@ -67,9 +69,7 @@ def random_cosines(count: int, width: int) -> dict[str, float | None]:
     """
     if count < 2 or width < 2:
         return _empty(count)
-    half = (width - 1) / 2
-    tails = betaincinv(1, count - 1, np.array([0.5, 0.01]))
-    median, p99 = (1 - 2 * betaincinv(half, half, tails)).tolist()
+    median, p99 = random_nearest(count, width, (0.5, 0.99))
     tops = {f"top{k}": float(1 - trapezoid(_largest_cdf(k, GRID, count, width), GRID)) for k in TOP if k < count}
     absolute = float(np.exp(gammaln(width / 2) - gammaln((width + 1) / 2)) / np.sqrt(np.pi))
     nearest = {"nearest_mean": tops["top1"], "nearest_median": median, "nearest_p99": p99, "mean_abs": absolute}

@@ -33,12 +33,12 @@ def exponential(c: Tensor, settings: OrthogonalityConfig) -> Tensor:
 
 def logistic(c: Tensor, settings: OrthogonalityConfig) -> Tensor:
     """1 / (1 + e^(-k (c - c0))) with k = exponent, c0 = threshold; flat at duplicates for large k."""
-    return torch.sigmoid(settings.exponent * (c - settings.threshold))
+    return torch.sigmoid(settings.exponent * (c - (settings.threshold or 0)))
 
 
 def hinge(c: Tensor, settings: OrthogonalityConfig) -> Tensor:
     """max(0, c - tau)^2 with tau = threshold: cosines below tau are free."""
-    return (c - settings.threshold).clamp(min=0) ** 2
+    return (c - (settings.threshold or 0)).clamp(min=0) ** 2
 
 
 def barrier(c: Tensor, settings: OrthogonalityConfig) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae_cli.config.schema import Config, OrthogonalityConfig, SAEConfig
 from sae_cli.dictionary.stack import SAEStack
+from sae_cli.losses.baseline import with_threshold
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import ORTHOGONALITY
 from sae_cli.losses.sparsity import SPARSITY, row_sums
@@ -201,4 +202,4 @@ def _orthogonality(directions: Directions, settings: OrthogonalityConfig) -> Ten
     """Return Omega of a member's directions, a scalar."""
     penalty = ORTHOGONALITY[settings.kind]
     assert penalty is not None, "orthogonality=none has weight 0"
-    return penalty(directions, settings)
+    return penalty(directions, with_threshold(settings, *directions.unit_MD.shape))

@@ -29,9 +29,8 @@ def test_allowed_values_are_the_registries(key: str, registry: set[str]) -> None
 
 def test_every_number_has_a_range_and_every_name_is_a_key() -> None:
     ranged = [name for names in RANGES.values() for name in names.split()]
-    assert sorted(ranged) == sorted(
-        key.name for key in keys() if key.type in ("int", "float", "list[int]", "list[float]")
-    )
+    numbers = ("int", "float", "float | None", "list[int]", "list[float]")
+    assert sorted(ranged) == sorted(key.name for key in keys() if key.type in numbers)
     assert set(ALLOWED) <= {key.name for key in keys()}
 
 

@@ -45,7 +45,9 @@ def last_state(outcome):
 
 def run_and_kill(folder, members, kill_at, name, words):
     command = [sys.executable, "-c", KILLED, str(members), str(kill_at), *SMALL, *words, f"runs_dir={folder}"]
-    return subprocess.run(command, env={"KILL": name, "PATH": "", "HOME": str(folder)}, capture_output=True, text=True)
+    threads = str(torch.get_num_threads())
+    environment = {"KILL": name, "PATH": "", "HOME": str(folder), "OMP_NUM_THREADS": threads}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("members", [1, 4])

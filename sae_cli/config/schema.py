@@ -110,9 +110,9 @@ class OrthogonalityConfig:
     train.dead_after rows: Adam moves a latent without other gradients at full speed however small gamma is)."""
     chunk: int = 8192
     """chunked, cells: directions per part at most (OrtSAE's choice)."""
-    refresh: int = 100
-    """cells, neighbours, unique_nearest, rica: uses of the penalty between two exact searches (rica: inversions of the
-    covariance)."""
+    refresh: int = 10
+    """cells, neighbours, unique_nearest, rica: uses of the penalty from one exact search to the next (rica: inversion
+    of the covariance). Directions that the penalty drives apart soon have other neighbours: see `neighbour_recall`."""
     neighbours: int = 8
     """neighbours: nearest others k of each direction."""
     assign_limit: int = 2048

@@ -78,15 +78,26 @@ def test_a_run_killed_in_a_later_stage_ends_bit_for_bit_as_uninterrupted(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["cells", "unique_nearest", "neighbours", "rica", "decomposable"])
-def test_what_a_penalty_keeps_is_resumed(tmp_path, kind):
-    """The kill falls between two refreshes, so what was kept at the last one must come from the checkpoint."""
+def test_what_a_penalty_keeps_is_resumed(tmp_path, kind, monkeypatch):
+    """The end falls between two refreshes, so what was kept at the last one must come from the checkpoint."""
     words = [f"orthogonality={kind}", "orthogonality.chunk=10", "orthogonality.refresh=10", "orthogonality.meta_k=1"]
     words += ["train.checkpoint_every=17", "train.lr=1e-2"]
     whole = execute(points(tmp_path / "whole", 2, *words))
-    assert run_and_kill(tmp_path / "parts", 2, 23, "SIGKILL", words).returncode == -9
+    step = Stepper.step
+
+    def ending(self, index, x_BD):
+        if index == 23:
+            raise KeyboardInterrupt
+        step(self, index, x_BD)
+
+    monkeypatch.setattr(Stepper, "step", ending)
+    with pytest.raises(KeyboardInterrupt):
+        execute(points(tmp_path / "parts", 2, *words))
+    monkeypatch.undo()
     resumed = execute(points(tmp_path / "parts", 2, *words))
     for expected, outcome in zip(whole, resumed, strict=True):
         one, other = last_state(expected), last_state(outcome)
+        assert saved_steps(outcome.folder / "checkpoint") == [34, 40]
         kept = [name for name in one if name.startswith("penalty.")]
         assert kept
         assert one.keys() == other.keys()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_cli.config.check import WITHOUT_PHI
+from sae_cli.config.combinations import WITHOUT_PHI
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import APPROXIMATE, ORTHOGONALITY, neighbour_recall
 from sae_cli.losses.phi import PHI

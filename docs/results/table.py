@@ -42,8 +42,8 @@ def cell(points: list[Point], name: str) -> str:
 
 groups: dict[tuple, list[Point]] = {}
 for point in collect([options.folder]):
-    groups.setdefault(tuple(point.config[key] for key in keys), []).append(point)
+    groups.setdefault(tuple(str(point.config[key]) for key in keys), []).append(point)
 print("|", " | ".join([*(key.rsplit(".", 1)[-1] for key in keys), "n", *shown]), "|")
 for group, points in sorted(groups.items()):
-    cells = [*map(str, group), str(len(points)), *(cell(points, name) for name in shown)]
+    cells = [*group, str(len(points)), *(cell(points, name) for name in shown)]
     print("|", " | ".join(cells), "|")

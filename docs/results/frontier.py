@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sae_cli.reporting.collect import collect

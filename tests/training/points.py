@@ -16,6 +16,7 @@ SMALL = [
     "train.precision=fp32",
     "orthogonality=chunked",
     "orthogonality.chunk=10",
+    "orthogonality.phi=square",
     "tracker=jsonl",
     "eval.contexts=0",
 ]

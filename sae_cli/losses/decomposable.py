@@ -46,7 +46,7 @@ def start(unit_MD: Tensor, settings: OrthogonalityConfig, seed: int) -> dict[str
     M, D = unit_MD.shape
     generator = torch.Generator().manual_seed(seed)
     W_dec = normalize(torch.randn(meta_latents(M, settings), D, generator=generator), dim=1).to(unit_MD)
-    parameters = (W_dec.T.clone(), W_dec.new_zeros(len(W_dec)), W_dec, W_dec.new_zeros(D))
+    parameters = (W_dec.T.contiguous(), W_dec.new_zeros(len(W_dec)), W_dec, W_dec.new_zeros(D))
     state = dict(zip(PARAMETERS, parameters, strict=True))
     moments = {f"{name}.{moment}": torch.zeros_like(value) for name, value in state.items() for moment in ("m", "v")}
     return state | moments | {"step": W_dec.new_zeros(())}
@@ -63,6 +63,7 @@ def after_step(state: dict[str, Tensor], gradients: tuple[Tensor, ...], lr: floa
     step = state["step"] + 1
     after = {"step": step}
     for name, gradient in zip(PARAMETERS, gradients, strict=True):
+        gradient = gradient.contiguous()  # a checkpoint forgets strides, and they decide rounding
         m = torch.lerp(gradient, state[f"{name}.m"], BETA1)
         v = torch.lerp(gradient.square(), state[f"{name}.v"], BETA2)
         moved = lr * m / (1 - BETA1**step) / ((v / (1 - BETA2**step)).sqrt() + EPSILON)

@@ -27,10 +27,16 @@ def test_random_baseline_table(n: int, d: int, mean_abs: float, nearest: float, 
     assert random["mean_abs"] == pytest.approx(math.sqrt(2 / (math.pi * d)), rel=1e-3)
 
 
-@pytest.mark.parametrize(("n", "d"), [(512, 64), (1000, 32)])
-def test_random_baseline_is_what_random_directions_give(n: int, d: int) -> None:
+LARGE = [(2048, 512, 5), (8192, 512, 2), (12288, 768, 1), (24576, 768, 1)]
+"""The table's sizes but the last, whose 65536 directions take too long: n, d, draws."""
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "count"), [(512, 64, 20), (1000, 32, 20), *(pytest.param(*row, marks=pytest.mark.slow) for row in LARGE)]
+)
+def test_random_baseline_is_what_random_directions_give(n: int, d: int, count: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    draws = [nearest_cosines(torch.randn(n, d, generator=generator), tile=200) for _ in range(20)]
+    draws = [nearest_cosines(torch.randn(n, d, generator=generator), tile=200) for _ in range(count)]
     random = random_cosines(n, d)
     for name in ("nearest_mean", "nearest_median", "nearest_p99", "mean_abs", "top10", "top100"):
         simulated = float(np.mean([statistics[name] for statistics, _ in draws]))

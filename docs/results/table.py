@@ -41,7 +41,7 @@ def cell(points: list[Point], name: str) -> str:
 
 
 groups: dict[tuple, list[Point]] = {}
-for point in collect([options.folder]):
+for point in (point for point in collect([options.folder]) if point.state == "done"):
     groups.setdefault(tuple(str(point.config[key]) for key in keys), []).append(point)
 print("|", " | ".join([*(key.rsplit(".", 1)[-1] for key in keys), "n", *shown]), "|")
 for group, points in sorted(groups.items()):

@@ -115,7 +115,7 @@ def test_batchtopk_fires_k_latents_at_inference_too(tmp_path):
     (outcome,) = execute([config])
     sae, source = load_sae(outcome.folder), open_source(config, "cpu")
     seen = torch.cat([batch for _, batch in zip(range(50), source.batches(700, 80), strict=False)])
-    assert (sae.encode(seen) > 0).sum(1).float().mean().item() == pytest.approx(3, rel=0.04)
+    assert (sae.encode(seen) > 0).sum(1).float().mean().item() == pytest.approx(3, rel=0.08)
 
 
 def test_resampling_changes_live_storage_and_adam_state(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sae_cli.config.schema import Config, OrthogonalityConfig, SAEConfig
+from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.baseline import with_threshold
 from sae_cli.losses.directions import Directions
@@ -62,7 +63,7 @@ def firing_counts(acts_KBF: Tensor, negative: bool = False) -> Tensor:
 
 def has_auxiliary(sae: SAEConfig) -> bool:
     """Whether there is a loss beside reconstruction, sparsity and orthogonality."""
-    return bool(sae.auxk_weight or sae.preact_weight or sae.nonlinearity == "gated")
+    return bool(sae.auxk_weight or sae.preact_weight) or NONLINEARITIES[sae.nonlinearity].has_auxiliary
 
 
 def prefix_ends(latents: int, shares: Sequence[float]) -> list[int]:

@@ -3,9 +3,11 @@
 import pytest
 
 from sae_cli.config.check import ALLOWED, RANGES, check
+from sae_cli.config.combinations import COUNTED, FIXED_GATE
 from sae_cli.config.compose import compose
 from sae_cli.config.keys import keys
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
+from sae_cli.dictionary.nonlinearities.threshold import TRec
 from sae_cli.errors import UserError
 from sae_cli.losses.orthogonality import ORTHOGONALITY
 from sae_cli.losses.phi import PHI
@@ -25,6 +27,11 @@ from sae_cli.sources.registry import SOURCES
 )
 def test_allowed_values_are_the_registries(key: str, registry: set[str]) -> None:
     assert set(ALLOWED[key]) == set(registry)
+
+
+def test_groups_of_nonlinearities_are_what_they_say_of_themselves() -> None:
+    assert set(COUNTED) == {name for name, one in NONLINEARITIES.items() if one.sparse_by_itself}
+    assert set(FIXED_GATE) == {name for name, one in NONLINEARITIES.items() if isinstance(one, TRec)}
 
 
 def test_every_number_has_a_range_and_every_name_is_a_key() -> None:

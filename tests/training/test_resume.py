@@ -77,24 +77,33 @@ def test_a_run_killed_in_a_later_stage_ends_bit_for_bit_as_uninterrupted(tmp_pat
     assert [values(outcome) for outcome in whole] == [values(outcome) for outcome in resumed]
 
 
+class Killed(BaseException):
+    """What `except Exception` does not see, as a SIGKILL; cheaper than a process."""
+
+
+def killed_and_resumed(monkeypatch, configs):
+    """Execute points that are killed before step 23, then again to their end."""
+    step = Stepper.step
+
+    def killing(self, index, x_BD):
+        if index == 23:
+            raise Killed
+        step(self, index, x_BD)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stepper, "step", killing)
+        with pytest.raises(Killed):
+            execute(configs)
+    return execute(configs)
+
+
 @pytest.mark.parametrize("kind", ["cells", "unique_nearest", "neighbours", "rica", "decomposable"])
 def test_what_a_penalty_keeps_is_resumed(tmp_path, kind, monkeypatch):
     """The end falls between two refreshes, so what was kept at the last one must come from the checkpoint."""
     words = [f"orthogonality={kind}", "orthogonality.chunk=10", "orthogonality.refresh=10", "orthogonality.meta_k=1"]
     words += ["train.checkpoint_every=17", "train.lr=1e-2"]
     whole = execute(points(tmp_path / "whole", 2, *words))
-    step = Stepper.step
-
-    def ending(self, index, x_BD):
-        if index == 23:
-            raise KeyboardInterrupt
-        step(self, index, x_BD)
-
-    monkeypatch.setattr(Stepper, "step", ending)
-    with pytest.raises(KeyboardInterrupt):
-        execute(points(tmp_path / "parts", 2, *words))
-    monkeypatch.undo()
-    resumed = execute(points(tmp_path / "parts", 2, *words))
+    resumed = killed_and_resumed(monkeypatch, points(tmp_path / "parts", 2, *words))
     for expected, outcome in zip(whole, resumed, strict=True):
         one, other = last_state(expected), last_state(outcome)
         assert saved_steps(outcome.folder / "checkpoint") == [34, 40]
@@ -114,10 +123,6 @@ def values(outcome):
     return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
 
 
-class Killed(BaseException):
-    """What `except Exception` does not see, as a SIGKILL; cheaper than a process."""
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -131,18 +136,7 @@ class Killed(BaseException):
 def test_what_a_method_keeps_between_steps_survives_a_kill(tmp_path, monkeypatch, words):
     words = (*RESAMPLED[:3], "train.checkpoint_every=17", *words)
     (whole,) = execute([point(tmp_path / "whole", *words)])
-    step = Stepper.step
-
-    def killed(self, index, x):
-        if index == 23:
-            raise Killed
-        step(self, index, x)
-
-    monkeypatch.setattr(Stepper, "step", killed)
-    with pytest.raises(Killed):
-        execute([point(tmp_path / "parts", *words)])
-    monkeypatch.setattr(Stepper, "step", step)
-    (resumed,) = execute([point(tmp_path / "parts", *words)])
+    (resumed,) = killed_and_resumed(monkeypatch, [point(tmp_path / "parts", *words)])
     one, other = last_state(whole), last_state(resumed)
     assert saved_steps(resumed.folder / "checkpoint") == [34, 40]
     assert one.keys() == other.keys()

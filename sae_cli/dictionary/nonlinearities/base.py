@@ -37,6 +37,8 @@ class Nonlinearity:
     """m enters as m + b_enc only, so a shift of m can be folded into the bias."""
     negative: ClassVar[bool] = False
     """Latents may be negative."""
+    has_auxiliary: ClassVar[bool] = False
+    """`auxiliary` returns latents."""
 
     def start(self, settings: SAEConfig) -> dict[str, float]:
         """Return the initial value of each learned parameter and buffer."""

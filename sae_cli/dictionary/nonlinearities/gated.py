@@ -16,8 +16,8 @@ class Gated(Nonlinearity):
 
     learned = ("r_mag", "b_mag")
     stored = ("r_mag", "b_mag")
-
     additive = False
+    has_auxiliary = True
 
     def start(self, settings: SAEConfig) -> dict[str, float]:
         """Return magnitudes equal to the gate's pre-activation."""

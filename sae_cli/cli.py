@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sae_cli import __version__, commands_read, commands_run
-from sae_cli.commands_config import config_app
+from sae_cli import __version__, commands_config, commands_eval, commands_look, commands_run
 from sae_cli.errors import UserError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -72,11 +71,11 @@ def shared(
 app.command(name="cache")(commands_run.cache)
 app.command(name="train")(commands_run.train)
 app.command(name="sweep")(commands_run.sweep)
-app.command(name="eval")(commands_read.evaluate)
-app.command(name="compare")(commands_read.compare)
-app.command(name="report")(commands_read.report)
-app.command(name="doctor")(commands_read.doctor)
-app.add_typer(config_app, name="config")
+app.command(name="eval")(commands_eval.evaluate)
+app.command(name="compare")(commands_eval.compare)
+app.command(name="report")(commands_look.report)
+app.command(name="doctor")(commands_config.doctor)
+app.add_typer(commands_config.config_app, name="config")
 
 
 def main() -> None:

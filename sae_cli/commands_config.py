@@ -1,4 +1,4 @@
-"""`sae config`: what can be set, to what, and what a command line resolves to."""
+"""`sae config`: what can be set and what a command line resolves to; `sae doctor`: what the machine can do."""
 
 import shutil
 import sys
@@ -83,3 +83,18 @@ def cp(
     follow = f"sae sweep {target}" if group == "sweeps" else f"sae train --config-dir {folder}"
     choice = f" {group}={source.stem}" if group in GROUPS else ""
     facts([("copied", target), ("next", follow + choice)])
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this machine, with fixes."""
+    from sae_cli.doctor import examine
+
+    findings = examine()
+    if as_json:
+        emit({finding.name: asdict(finding) for finding in findings})
+    else:
+        for finding in findings:
+            fix = f"  -> {finding.fix}" if finding.fix else ""
+            typer.echo(f"{finding.state:<5} {finding.name:<14} {finding.detail}{fix}")
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)

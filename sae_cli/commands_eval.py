@@ -1,4 +1,4 @@
-"""Commands that read what runs left: eval, compare, report; and doctor, which reads the machine."""
+"""Commands that compute on finished runs: eval and compare."""
 
 import shlex
 from dataclasses import asdict
@@ -111,39 +111,6 @@ def compare(
         facts([(f"{level['narrow']} -> {level['wide']}", words)])
     folder = result["dictionaries"][-1]["run"]
     facts([("written", path), *([] if out else [("next", shlex.join(["sae", "report", folder]))])])
-
-
-def report(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs or folders of runs.")],
-    out: Annotated[Path | None, typer.Option(help="The HTML file; default: report.html in the first PATH.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write one HTML page about runs.
-
-    The page opens without a network; report.parquet beside it holds the same table.
-    """
-    from sae_cli.reporting.report import write_report
-
-    result = write_report(paths, out)
-    if as_json:
-        emit(result)
-    else:
-        facts([("report", result["report"]), ("table", result["parquet"])])
-
-
-def doctor(as_json: Json = False) -> None:
-    """Check this machine, with fixes."""
-    from sae_cli.doctor import examine
-
-    findings = examine()
-    if as_json:
-        emit({finding.name: asdict(finding) for finding in findings})
-    else:
-        for finding in findings:
-            fix = f"  -> {finding.fix}" if finding.fix else ""
-            typer.echo(f"{finding.state:<5} {finding.name:<14} {finding.detail}{fix}")
-    if any(finding.state == "fail" for finding in findings):
-        raise typer.Exit(1)
 
 
 def _settings(runs: list["RunDirectory"], words: list[str]) -> Any:

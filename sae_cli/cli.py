@@ -74,6 +74,7 @@ app.command(name="sweep")(commands_run.sweep)
 app.command(name="eval")(commands_eval.evaluate)
 app.command(name="compare")(commands_eval.compare)
 app.command(name="report")(commands_look.report)
+app.command(name="dashboard")(commands_look.dashboard)
 app.command(name="doctor")(commands_config.doctor)
 app.add_typer(commands_config.config_app, name="config")
 

@@ -147,6 +147,28 @@ class LanguageModel:
         return self._forward(tokens_CT, {hook: splice}, "logits")
 
     @torch.no_grad()
+    def direct_logits(self, directions_ND: Tensor) -> Tensor:
+        """Return what directions in the residual stream add to the logits (N, V), up to each row's normalisation.
+
+        The final norm's gain (and centring) and the unembedding are applied, its scale and all biases are not.
+        """
+        norm, unembed = self._bridge.ln_final, self._bridge.unembed
+        zero_D = torch.zeros(directions_ND.shape[1], dtype=next(self._bridge.parameters()).dtype, device=self.device)
+        # A vector of signs has mean 0 and mean square 1, so that any norm returns gain * sign + bias.
+        sign_D = zero_D + 1
+        sign_D[1::2] = -1
+        gain_D = (norm(sign_D[None, None]) - norm(zero_D[None, None]))[0, 0] * sign_D
+        rows_ND = directions_ND.to(zero_D)
+        if torch.equal(norm(zero_D[None, None] + 1), norm(zero_D[None, None])):
+            rows_ND = rows_ND - rows_ND.mean(dim=1, keepdim=True)
+        return (unembed((rows_ND * gain_D)[None]) - unembed(zero_D[None, None]))[0].float()
+
+    def token_text(self, token: int) -> str:
+        """Return a token as text; one that is no whole character as the vocabulary writes it."""
+        text = self.tokenizer.decode([token])
+        return self.tokenizer.convert_ids_to_tokens(token) if "\ufffd" in text else text
+
+    @torch.no_grad()
     def _forward(self, tokens_CT: Tensor, at: dict[str, Callable[[Tensor], Any]], result: str | None) -> Any:
         """Run the model with functions at hooks, each called once per firing of its hook."""
         for hook in at:

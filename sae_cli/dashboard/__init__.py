@@ -1,0 +1,1 @@
+"""What each latent of one SAE does: activating examples, statistics, logits, neighbours, for the feature page."""

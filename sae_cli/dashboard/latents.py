@@ -1,0 +1,68 @@
+"""Which latents a feature page shows."""
+
+import re
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sae_cli.dictionary.artifact import SAE
+from sae_cli.errors import UserError
+from sae_cli.sources import ActivationSource
+
+ORDERS = ("density", "max", "nearest")
+"""Numbers by which `--top` chooses, the largest first."""
+ROWS = 16_384
+"""Validation rows on which densities and maxima are ranked."""
+BATCH = 2048
+
+
+def parse_latents(words: str, count: int) -> list[int]:
+    """Return the latents that `0-99,205` names, in that order and each once; `all`: every one of the `count`.
+
+    Raises UserError if a word is no number or range, or is beyond the last latent.
+    """
+    if words == "all":
+        return list(range(count))
+    found: dict[int, None] = {}
+    for word in words.split(","):
+        match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", word)
+        if not match:
+            raise UserError(f"--latents {words}: {word!r} is no latent or range; give some such as 0-99,205, or all")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < count:
+            raise UserError(f"--latents {words}: {word.strip()} lies outside 0-{count - 1}, the latents of this SAE")
+        found |= dict.fromkeys(range(first, last + 1))
+    return list(found)
+
+
+@torch.no_grad()
+def top_latents(sae: SAE, source: ActivationSource, by: str, count: int, device: str) -> list[int]:
+    """Return the `count` latents with the largest density, max activation or nearest cosine, the largest first.
+
+    Density and maximum are those of the first ROWS validation rows; of equal ones the first latent comes first.
+    """
+    if by == "nearest":
+        values_F = nearest(sae.W_dec_FD, torch.arange(len(sae.W_dec_FD), device=device), 1)[0][:, 0]
+    else:
+        values_F, rows = torch.zeros(len(sae.W_dec_FD), device=device), 0
+        for x_BD in source.validation(BATCH):
+            acts_BF = sae.encode(x_BD.to(device).float()).abs()
+            values_F = values_F + (acts_BF != 0).sum(0) if by == "density" else values_F.maximum(acts_BF.amax(0))
+            rows += len(x_BD)
+            if rows >= ROWS:
+                break
+    return values_F.argsort(descending=True, stable=True)[:count].tolist()
+
+
+def nearest(W_FD: Tensor, ids_L: Tensor, count: int, tile: int = 512) -> tuple[Tensor, Tensor]:
+    """Return cosines and ids (L, K) of the directions nearest to those of ids_L, nearest first; zero rows are far."""
+    unit_FD = normalize(W_FD.float(), dim=1)
+    cosines, indices = [], []
+    for ids_T in ids_L.split(tile):
+        cosine_TF = unit_FD[ids_T] @ unit_FD.T
+        cosine_TF.scatter_(1, ids_T[:, None], -2)
+        found = cosine_TF.topk(min(count, len(unit_FD) - 1), dim=1)
+        cosines.append(found.values.clamp(-1, 1))
+        indices.append(found.indices)
+    return torch.cat(cosines), torch.cat(indices)

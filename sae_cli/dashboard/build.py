@@ -51,7 +51,7 @@ class Extent:
     before: int = 24
     after: int = 8
     """Tokens shown on either side."""
-    memory_bytes: int = 2**27
+    memory_bytes: int = 2**26
     """Bound on the activations that exist at a time."""
     seed: int = 0
 
@@ -72,7 +72,7 @@ def build(
 ) -> dict[str, Any]:
     """Return the page's content for latents `ids` of an SAE on the cache in `folder` that `config` describes.
 
-    Title and run are the caller's to add. One pass over the cache; memory extent.memory_bytes, two blocks of the
+    Title and run are the caller's to add. One pass over the cache; memory extent.memory_bytes, one block of the
     cache, and (strongest + sampled) * (before + after) numbers per latent.
     """
     sae = sae.to(device)

@@ -1,7 +1,8 @@
-"""Read a cache in the order of its text: whole contexts, with memory for one shuffled block and its copy."""
+"""Read a cache in the order of its text: whole contexts, with memory for one shuffled block."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -33,19 +34,18 @@ def read_contexts(folder: Path, split: Split, size: int) -> Iterator[ContextRows
     that a block cuts waits for its rest. Raises UserError naming the file if one is not sound.
     """
     manifest = read_manifest(folder)
-    part: Part = getattr(manifest, split)
-    rest = ContextRows(torch.empty(0, manifest.width, dtype=getattr(torch, manifest.dtype)), *torch.empty(2, 0).long())
-    blocks = list(_blocks(part, split, manifest))
+    rest = _empty(0, manifest)
+    blocks = list(_blocks(getattr(manifest, split), split, manifest))
     for index, shards in enumerate(blocks):
-        block = _sorted(rest, [_load(folder, shard, manifest) for shard in shards])
-        end = len(block.context_N)
+        block = _join(rest, shards, folder, manifest)
+        order_N = (block.context_N * (int(block.position_N.max()) + 1) + block.position_N).argsort()
+        context_N = block.context_N[order_N]
+        end = len(order_N)
         if index + 1 < len(blocks):
-            end -= int((block.context_N == block.context_N[-1]).sum())
-        begin = 0
-        for length in _batches(block.context_N[:end], size):
-            yield _slice(block, begin, begin + length)
-            begin += length
-        rest = _slice(block, end, len(block.context_N))
+            end -= int((context_N == context_N[-1]).sum())
+        for rows_N in order_N[:end].split(list(_batches(context_N[:end], size))):
+            yield _take(block, rows_N)
+        rest = _take(block, order_N[end:])
 
 
 def read_tokens(folder: Path, split: Split, contexts: Iterable[int]) -> dict[int, list[int]]:
@@ -79,20 +79,27 @@ def _blocks(part: Part, split: Split, manifest: Manifest) -> Iterator[list[Store
         index += 1
 
 
+def _empty(rows: int, manifest: Manifest) -> ContextRows:
+    x_ND = torch.empty(rows, manifest.width, dtype=getattr(torch, manifest.dtype))
+    return ContextRows(x_ND, *torch.empty(2, rows, dtype=torch.int64))
+
+
+def _join(rest: ContextRows, shards: list[StoredFile], folder: Path, manifest: Manifest) -> ContextRows:
+    """Return the rows that were left and those of the shards, in no order; one shard is held twice at a time."""
+    block = _empty(len(rest.context_N) + sum(shard.rows for shard in shards), manifest)
+    begin = 0
+    for part in chain([rest], (_load(folder, shard, manifest) for shard in shards)):
+        end = begin + len(part.context_N)
+        block.x_ND[begin:end] = part.x_ND
+        block.context_N[begin:end], block.position_N[begin:end] = part.context_N, part.position_N
+        begin = end
+    return block
+
+
 def _load(folder: Path, shard: StoredFile, manifest: Manifest) -> ContextRows:
     find_x(folder, shard, manifest)
     tensors = load_file(folder / shard.name)
-    return ContextRows(tensors["x"], tensors["context"].long(), tensors["position"].long())
-
-
-def _sorted(rest: ContextRows, shards: list[ContextRows]) -> ContextRows:
-    """Join rows and put them in text order."""
-    parts = [rest, *shards]
-    context_N = torch.cat([part.context_N for part in parts])
-    position_N = torch.cat([part.position_N for part in parts])
-    order_N = (context_N * (int(position_N.max()) + 1) + position_N).argsort()
-    x_ND = torch.cat([part.x_ND for part in parts])
-    return ContextRows(x_ND[order_N], context_N[order_N], position_N[order_N])
+    return ContextRows(tensors["x"], tensors["context"], tensors["position"])
 
 
 def _batches(context_N: Tensor, size: int) -> Iterator[int]:
@@ -107,5 +114,5 @@ def _batches(context_N: Tensor, size: int) -> Iterator[int]:
         yield filled
 
 
-def _slice(rows: ContextRows, begin: int, end: int) -> ContextRows:
-    return ContextRows(rows.x_ND[begin:end], rows.context_N[begin:end], rows.position_N[begin:end])
+def _take(rows: ContextRows, index_N: Tensor) -> ContextRows:
+    return ContextRows(rows.x_ND[index_N], rows.context_N[index_N], rows.position_N[index_N])

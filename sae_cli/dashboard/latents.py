@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.dictionary.artifact import SAE
 from sae_cli.errors import UserError
+from sae_cli.losses.search import search
 from sae_cli.sources import ActivationSource
 
 ORDERS = ("density", "max", "nearest")
@@ -55,14 +57,6 @@ def top_latents(sae: SAE, source: ActivationSource, by: str, count: int, device:
     return values_F.argsort(descending=True, stable=True)[:count].tolist()
 
 
-def nearest(W_FD: Tensor, ids_L: Tensor, count: int, tile: int = 512) -> tuple[Tensor, Tensor]:
-    """Return cosines and ids (L, K) of the directions nearest to those of ids_L, nearest first; zero rows are far."""
-    unit_FD = normalize(W_FD.float(), dim=1)
-    cosines, indices = [], []
-    for ids_T in ids_L.split(tile):
-        cosine_TF = unit_FD[ids_T] @ unit_FD.T
-        cosine_TF.scatter_(1, ids_T[:, None], -2)
-        found = cosine_TF.topk(min(count, len(unit_FD) - 1), dim=1)
-        cosines.append(found.values.clamp(-1, 1))
-        indices.append(found.indices)
-    return torch.cat(cosines), torch.cat(indices)
+def nearest(W_FD: Tensor, ids_L: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and ids (L, K) of the directions nearest to those of ids_L, nearest first; K <= F - 1."""
+    return search(normalize(W_FD.float(), dim=1), ids_L, count, OrthogonalityConfig(kind="nearest"))

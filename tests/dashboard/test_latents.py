@@ -21,7 +21,7 @@ def test_nearest_are_those_of_the_cosine_matrix():
     W_FD = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)) * torch.rand(30, 1)
     cosine_FF = torch.corrcoef(torch.cat([W_FD, -W_FD], dim=1))[:30, :30]  # rows of mean 0: correlation is the cosine
     cosine_FF.fill_diagonal_(-2)
-    cosine_LK, index_LK = nearest(W_FD, torch.tensor([4, 29]), 3, tile=1)
+    cosine_LK, index_LK = nearest(W_FD, torch.tensor([4, 29]), 3)
     best = cosine_FF[[4, 29]].topk(3)
     assert torch.equal(index_LK, best.indices)
     assert torch.allclose(cosine_LK, best.values, atol=1e-5)

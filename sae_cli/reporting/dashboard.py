@@ -1,0 +1,67 @@
+"""The feature page: one self-contained HTML file that shows what every latent of a run fires on."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from sae_cli import __version__
+from sae_cli.files import replace_atomically
+
+CHUNK = 50
+"""Latents per block of data; the page parses the block of the latent it shows."""
+KEYS = "title run facts rows latents text before after edges tokens other columns details".split()
+COLUMNS = "id density max mean bias norm nearest explained top".split()
+
+
+def write_dashboard(content: dict[str, Any], out: Path) -> Path:
+    """Write the page of `content` to `out` and return `out`.
+
+    content: KEYS, numbers finite or null. `columns` holds one entry per latent and `details`, in the same order, its
+    activation histogram, logits, neighbours, constituents and example groups; tokens are indices into `tokens`.
+    Raises ValueError if a key is missing, lengths differ, an index is out of range or a number is not finite.
+    """
+    _check(content)
+    details = content["details"]
+    index = {
+        "peaks": [[one["t"][one["at"]] for one in _examples(detail) if one["t"]] for detail in details],
+        "promoted": [[token for token, _ in detail.get("positive", [])] for detail in details],
+    }
+    page = {key: content[key] for key in KEYS if key != "details"} | {"chunk": CHUNK, "index": index}
+    blocks = [page, *(details[start : start + CHUNK] for start in range(0, len(details), CHUNK))]
+    files = resources.files("sae_cli.reporting") / "templates"
+    html = Template((files / "dashboard.html").read_text()).substitute(
+        style=(files / "report.css").read_text() + (files / "dashboard.css").read_text(),
+        script=(files / "dashboard.js").read_text(),
+        data="\n".join(f'<script type="application/json">{_json(block)}</script>' for block in blocks),
+        made=f"sae {__version__}",
+    )
+    replace_atomically(out, html.encode())
+    return out
+
+
+def _json(value: Any) -> str:
+    """JSON in which no `<` is left, so nothing in the data can end its script element."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _examples(detail: dict[str, Any]) -> list[dict[str, Any]]:
+    return [example for group in detail["groups"] for example in group["examples"]]
+
+
+def _check(content: dict[str, Any]) -> None:
+    count, tokens = len(content.get("details", ())), range(len(content.get("tokens", ())))
+    wrong = [key for key in KEYS if key not in content]
+    wrong += [f"columns.{key}" for key in COLUMNS if len(content.get("columns", {}).get(key, ())) != count]
+    for row, detail in enumerate(content.get("details", ())):
+        needed = ["counts", "neighbours", "groups"] + ["constituents", "explained"] * bool(content.get("other"))
+        wrong += [f"details[{row}].{key}" for key in needed if key not in detail]
+        if len(detail.get("counts", ())) != len(content.get("edges", ())) - 1:
+            wrong.append(f"details[{row}].counts")
+        for one in _examples(detail) if "groups" in detail else ():
+            known = all(token in tokens for token in one["t"]) and {"context", "position", "value"} <= one.keys()
+            if not known or len(one["t"]) != len(one["a"]) or (one["t"] and one["at"] not in range(len(one["t"]))):
+                wrong.append(f"details[{row}].groups")
+    if wrong:
+        raise ValueError(f"feature page: missing or of the wrong length or range: {', '.join(wrong[:8])}")

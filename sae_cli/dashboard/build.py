@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sae_cli import __version__
 from sae_cli.comparison.arithmetic import pursue
@@ -128,6 +129,7 @@ def build(
             "norm": _short(sae.W_dec_FD[ids_L].norm(dim=1)),
             "nearest": _short(cosine_LK[:, 0]) if cosine_LK.shape[1] else [None] * len(ids),
             "explained": [one["explained"][-1] if other else None for one in details],
+            "single": [one["explained"][0] if other else None for one in details],
             "top": [_peak(one["groups"][0]["examples"]) for one in details],
         },
         "details": details,
@@ -215,9 +217,9 @@ def _bands(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _add_logits(details: list[dict[str, Any]], model: LanguageModel, W_LD: Tensor, vocabulary: Vocabulary) -> None:
-    """Add the tokens that each direction makes most and least likely."""
+    """Add the tokens that each unit direction makes most and least likely."""
     for begin in range(0, len(details), PIECE):
-        logits_NV = model.direct_logits(W_LD[begin : begin + PIECE])
+        logits_NV = model.direct_logits(normalize(W_LD[begin : begin + PIECE].float(), dim=1))
         for name, sign in (("positive", 1), ("negative", -1)):
             best = (sign * logits_NV).topk(LOGITS)
             for detail, tokens, values in zip(details[begin:], best.indices.tolist(), best.values, strict=False):

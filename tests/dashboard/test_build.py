@@ -115,6 +115,7 @@ def test_a_known_sum_has_its_constituents(vectors):
     assert {atom for atom, *_ in detail["constituents"]} == {1, 4}
     assert detail["explained"][-1] == pytest.approx(1, abs=1e-3)
     assert content["columns"]["explained"] == [detail["explained"][-1]]
+    assert content["columns"]["single"] == [detail["explained"][0]]
     size = float(sae.W_dec_FD[3].norm())
     assert {atom: c for atom, c, _ in detail["constituents"]}[1] == pytest.approx(2 / size, rel=1e-2)
 
@@ -155,7 +156,7 @@ def test_logits_are_those_of_the_unembedding(language):
     _, _, model, sae, content = language
     weight_D = model._bridge.original_model.model.norm.weight
     W_U_DV = model._bridge.original_model.lm_head.weight.T
-    logits_FV = (sae.W_dec_FD * weight_D) @ W_U_DV
+    logits_FV = (normalize(sae.W_dec_FD, dim=1) * weight_D) @ W_U_DV
     for latent, detail in enumerate(content["details"]):
         expected = logits_FV[latent].topk(10)
         assert [value for _, value in detail["positive"]] == pytest.approx(expected.values.tolist(), rel=2e-3)

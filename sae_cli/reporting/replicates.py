@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from sae_cli.reporting.collect import NOT_SHOWN, Point
 
@@ -44,5 +44,5 @@ def interval(points: Sequence[Point], metric: str) -> Interval | None:
     if not values:
         return None
     count = len(values)
-    half = float(t.ppf((1 + LEVEL) / 2, count - 1)) * stdev(values) / math.sqrt(count) if count > 1 else None
+    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(count) if count > 1 else None
     return Interval(fmean(values), half, count)

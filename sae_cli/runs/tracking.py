@@ -95,7 +95,7 @@ class WandbTracker(Tracker):
             call()
         except Exception as problem:
             self._alive = False
-            logger.warning("wandb: %s; run %s goes on in metrics.jsonl alone", _line(problem), self._id)
+            logger.warning("wandb: %s; run %s goes on in metrics.jsonl alone", one_line(problem), self._id)
 
 
 def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, resume: bool) -> Tracker:
@@ -105,25 +105,35 @@ def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, res
     own curve. Under an agent of `wandb sweep` (WANDB_SWEEP_ID) id, group, project and entity are the agent's.
     An online run that the server does not take is written offline, to be sent later by `wandb sync`.
     """
-    if config.tracker.kind != "wandb" or os.environ.get("WANDB_MODE") == "disabled":
+    if config.tracker.kind != "wandb":
         return Tracker()
+    arguments = init_arguments(config, run_id, attempt_id, folder, resume)
+    run = start(arguments, config.tracker.mode, "metrics go to metrics.jsonl alone")
+    return Tracker() if run is None else WandbTracker(run)
+
+
+def start(arguments: dict[str, Any], mode: str, otherwise: str) -> Any:
+    """Return a W&B run in `mode` (auto | online | offline), None if W&B is disabled or broken (`otherwise` says then).
+
+    It never prompts, raises or waits longer than a few seconds. `arguments` are those of `wandb.init`.
+    """
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return None
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or it retries its own reports, aloud, without a network
     try:
-        arguments = init_arguments(config, run_id, attempt_id, folder, resume)
-        mode = _choose_mode(config)
-        if mode == "online":
+        if _choose_mode(mode) == "online":
             try:
-                return WandbTracker(_init(arguments, mode))
+                return _init(arguments, "online")
             except Exception as problem:
-                _answers[:] = [_line(problem)]
+                _answers[:] = [one_line(problem)]
                 _say(logging.WARNING, f"wandb: {_answers[0]}; {OFFLINE}")
                 if "id" in arguments:  # W&B's service holds the id of a run that failed to start
                     arguments["id"] += "-offline"
-        return WandbTracker(_init(arguments, "offline"))
+        return _init(arguments, "offline")
     except Exception as problem:
-        _say(logging.WARNING, f"wandb: {_line(problem)}; metrics go to metrics.jsonl alone")
-        return Tracker()
+        _say(logging.WARNING, f"wandb: {one_line(problem)}; {otherwise}")
+        return None
 
 
 def init_arguments(config: Config, run_id: str, attempt_id: str, folder: Path, resume: bool) -> dict[str, Any]:
@@ -145,12 +155,11 @@ def init_arguments(config: Config, run_id: str, attempt_id: str, folder: Path, r
     }
 
 
-def _choose_mode(config: Config) -> Literal["online", "offline"]:
+def _choose_mode(mode: str) -> Literal["online", "offline"]:
     """Return online or offline, with one line that says why; asks the server once per process."""
     import wandb
     from wandb.sdk.lib import wbauth
 
-    mode = config.tracker.mode
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "auto")
     if mode in ("offline", "dryrun"):
@@ -190,7 +199,7 @@ def _ask(server: str, key: str | None) -> str:
                 viewer = (json.load(answer).get("data") or {}).get("viewer")
             reasons[:] = [] if viewer or not key else ["the key is not accepted"]
         except Exception as problem:
-            reasons[:] = [_line(problem)]
+            reasons[:] = [one_line(problem)]
 
     # In a thread, because looking up a name obeys no timeout.
     thread = threading.Thread(target=ask, daemon=True)
@@ -220,7 +229,7 @@ def _init(arguments: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
     return wandb.init(mode=mode, settings=settings, **arguments)
 
 
-def _line(problem: Exception) -> str:
+def one_line(problem: Exception) -> str:
     return (str(problem) or type(problem).__name__).splitlines()[0]
 
 

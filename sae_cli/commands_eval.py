@@ -1,18 +1,14 @@
 """Commands that compute on finished runs: eval and compare."""
 
 import shlex
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sae_cli.commands_run import Json
 from sae_cli.console import emit, facts, number, table
 from sae_cli.errors import UserError
-
-if TYPE_CHECKING:
-    from sae_cli.runs.directory import RunDirectory
 
 COLUMNS = {
     "L0": ("reconstruction", "l0"),
@@ -28,29 +24,33 @@ COLUMNS = {
 
 
 def evaluate(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH... [eval.KEY=VALUE]...", help="Runs or folders of runs.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH... [KEY=VALUE]...", help="Runs, folders of runs, folders of SAEs.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Evaluate an SAE on another model or hook.")] = False,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Evaluate finished runs.
+    """Evaluate finished runs, exported SAEs and those of SAELens, dictionary_learning and sparsify.
 
-    Reconstruction, geometry, cross-entropy with the SAE spliced in; writes eval.json into each run.
+    Reconstruction, geometry, cross-entropy with the SAE spliced in; writes eval.json into each folder. Overrides: of
+    eval.*, and for SAEs that are no runs their data (model=gpt2 text=wiki cache.tokens=1e6); else the first run's data.
     """
     words = [word for word in paths if "=" in word and not Path(word).exists()]
     folders = [Path(word) for word in paths if word not in words]
     if not folders:
         raise UserError("sae eval: give one or more run folders, such as runs/default")
-    from sae_cli.evaluation.evaluate import evaluate as evaluate_runs
-    from sae_cli.runs.directory import find_runs
+    from sae_cli.evaluation.evaluate import evaluate_subjects
+    from sae_cli.runs.subjects import is_sae, open_subjects
 
-    runs = [run for folder in folders for run in find_runs(folder)]
-    results = evaluate_runs(runs, device, _settings(runs, words))
+    results = evaluate_subjects(open_subjects(folders, words, force), device)
     if as_json:
         emit({result["run"]: result for result in results})
         return
     shown = {name: keys for name, keys in COLUMNS.items() if any(_pick(result, keys) is not None for result in results)}
     table(["run", *shown], [[r["run"], *(number(_pick(r, keys)) for keys in shown.values())] for r in results])
-    facts([("next", shlex.join(["sae", "report", *map(str, folders)]))])
+    if runs := [str(folder) for folder in folders if not is_sae(folder)]:
+        facts([("next", shlex.join(["sae", "report", *runs]))])
 
 
 def compare(
@@ -111,19 +111,6 @@ def compare(
         facts([(f"{level['narrow']} -> {level['wide']}", words)])
     folder = result["dictionaries"][-1]["run"]
     facts([("written", path), *([] if out else [("next", shlex.join(["sae", "report", folder]))])])
-
-
-def _settings(runs: list["RunDirectory"], words: list[str]) -> Any:
-    """Return the evaluation settings if overrides are given, else None: each run's own."""
-    if not words:
-        return None
-    from sae_cli.config.compose import compose
-
-    for word in words:
-        if not word.startswith(("eval.", "eval=")):
-            raise UserError(f"{word}: `sae eval` takes overrides of eval.* only; training is done")
-    own = asdict(runs[0].config.eval)
-    return compose([*(f"eval.{key}={value}" for key, value in own.items()), *words]).eval
 
 
 def _pick(result: dict[str, Any], keys: tuple[str, ...]) -> Any:

@@ -217,24 +217,23 @@ def test_eval_and_report_hand_over_and_print(monkeypatch: pytest.MonkeyPatch, tm
     calls: list[tuple[Any, ...]] = []
     found = {"run": "runs/r1", "reconstruction": {"l0": 12.345678, "fvu": None}}
 
-    def evaluate(runs: list[Any], device: str, settings: Any) -> list[dict[str, Any]]:
-        calls.append((runs, device, settings))
+    def open_subjects(*given: Any) -> str:
+        calls.append(given)
+        return "subjects"
+
+    def evaluate(subjects: str, device: str) -> list[dict[str, Any]]:
+        calls.append((subjects, device))
         return [found]
 
-    class Run:
-        from sae_cli.config.compose import compose
-
-        config = compose([*SYNTHETIC, "eval.contexts=3"])
-
-    stub(monkeypatch, "sae_cli.evaluation.evaluate", evaluate=evaluate)
-    stub(monkeypatch, "sae_cli.runs.directory", find_runs=lambda path: [Run()])
-    result = sae("eval", "runs", "--device", "cpu")
+    stub(monkeypatch, "sae_cli.evaluation.evaluate", evaluate_subjects=evaluate)
+    stub(monkeypatch, "sae_cli.runs.subjects", open_subjects=open_subjects, is_sae=lambda path: path.name == "sae")
+    result = sae("eval", "runs", "sae", "--device", "cpu")
     assert result.stdout.splitlines()[:2] == ["run      L0", "runs/r1  12.35"]
-    assert "sae report runs" in result.stdout
-    assert calls[0][1:] == ("cpu", None)
-    sae("eval", "runs", "eval.rows=5", "--json")
-    assert (calls[1][2].rows, calls[1][2].contexts) == (5, 3)
-    assert sae("eval", "runs", "train.lr=1").exit_code == 2
+    assert result.stdout.splitlines()[-1].endswith("sae report runs")
+    assert calls == [([Path("runs"), Path("sae")], [], False), ("subjects", "cpu")]
+    assert "next" not in sae("eval", "sae", "eval.rows=5", "--force").stdout
+    assert calls[2] == ([Path("sae")], ["eval.rows=5"], True)
+    assert json.loads(sae("eval", "runs", "--json").stdout) == {"runs/r1": found}
     assert sae("eval", "eval.rows=5").exit_code == 2
 
     stub(
@@ -271,6 +270,7 @@ def test_config_show_ls_and_keys() -> None:
         "eval.contexts",
         "eval.batch",
         "eval.composition",
+        "eval.memory_bytes",
     }
     assert sae("config", "keys", "evl").exit_code == 2
 

@@ -50,7 +50,8 @@ RANGES: dict[str, str] = {
     "[1, inf)": "model.batch source.rank source.branching source.sets cache.validation_tokens cache.shuffle_bytes "
     "cache.shard_bytes cache.mix_bytes sae.latents sae.k sae.auxk_latents sae.grow orthogonality.tile "
     "orthogonality.every orthogonality.refresh orthogonality.neighbours orthogonality.assign_limit "
-    "orthogonality.meta_k train.tokens train.batch train.resample_rows train.dead_after train.log_every eval.batch",
+    "orthogonality.meta_k train.tokens train.batch train.resample_rows train.dead_after train.log_every eval.batch "
+    "eval.memory_bytes",
     "[2, inf)": "model.context orthogonality.chunk",
     "[0, 1]": "source.cooccurrence source.magnitude_spread source.child_probability source.probability_min "
     "sae.alpha_m sae.alpha_b sparsity.warmup orthogonality.warmup train.warmup train.decay train.final_lr "

@@ -41,6 +41,8 @@ class SAEConfig:
     """random: directions uniform on the sphere | data: inputs less the decoder bias, drawn as in resampling."""
     decoder_bias_init: str = "mean"
     """mean: the data mean | zero."""
+    freeze_decoder: bool = False
+    """Directions stay where they start, all else learns: the control that says what trained directions are worth."""
     decoder_norm: str = "unit"
     """unit: directions have norm 1 after every step | free: penalties weigh each latent by its direction's norm."""
     alpha_m: float = 0.0
@@ -208,7 +210,10 @@ class EvalConfig:
     contexts: int = 32
     """Validation contexts for cross-entropy with the SAE spliced in; 0: no cross-entropy."""
     batch: int = 4096
-    """Rows per evaluation step; changes memory, not results."""
+    """Rows per evaluation step at most; changes memory, not results."""
+    memory_bytes: int = 1_073_741_824
+    """Bytes that rows, latents, cosines and logits of an evaluation step may take, beside weights and the language
+    model's own; at least one row and one context are taken. Changes memory, not results."""
     composition: bool = False
     """Train a small SAE on the directions and report how far they are sums of common parts (section composition)."""
 

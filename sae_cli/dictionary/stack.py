@@ -98,6 +98,8 @@ class SAEStack:
         fixed = {f"{name}_KF" for name in self.buffers_KF}
         if self.centre_KD is not None and not self.nonlinearity.additive:
             fixed.add("b_dec_KD")
+        if self.settings[0].freeze_decoder:
+            fixed.add("W_dec_KFD")
         return {name: tensor for name, tensor in self.state().items() if name not in fixed}
 
     def part(self, members: slice) -> "SAEStack":

@@ -1,10 +1,9 @@
-"""Evaluate finished runs: one read of the data and of the language model for all runs of a source."""
+"""Evaluate SAEs: one read of the data and of the language model for all that have the same data."""
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,16 @@ from torch import Tensor
 
 from sae_cli.config.schema import Config, EvalConfig
 from sae_cli.device import choose_device
-from sae_cli.dictionary.artifact import SAE, load_sae
+from sae_cli.dictionary.artifact import SAE
 from sae_cli.errors import UserError
 from sae_cli.evaluation.composition import composition
 from sae_cli.evaluation.geometry import geometry
 from sae_cli.evaluation.ground_truth import GroundTruth
 from sae_cli.evaluation.language_model import spliced_losses
-from sae_cli.evaluation.reconstruction import Reconstruction
+from sae_cli.evaluation.reconstruction import Reconstruction, rows_within
 from sae_cli.files import write_json
 from sae_cli.runs.directory import RunDirectory
+from sae_cli.runs.subjects import Subject, open_runs
 from sae_cli.sources import ActivationSource
 from sae_cli.sources.language_model import LanguageModel
 from sae_cli.sources.registry import open_source
@@ -35,55 +35,48 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(runs: list[RunDirectory], device: str = "auto", eval: EvalConfig | None = None) -> list[dict[str, Any]]:
-    """Evaluate runs, write each one's eval.json and return the contents, each with its folder under `run`.
+    """Evaluate finished runs, under `eval` or else each under its own settings, as `evaluate_subjects` does.
 
-    Runs that read the same data under the same settings share one pass over it. `eval` replaces the settings that
-    the runs were configured with. A run that is not finished or whose artefact is unusable is logged and skipped;
-    UserError if none is left.
+    A run that is not finished or whose artefact is unusable is logged and skipped; UserError if none is left.
+    """
+    return evaluate_subjects(open_runs(runs, eval), device)
+
+
+def evaluate_subjects(subjects: Sequence[Subject], device: str = "auto") -> list[dict[str, Any]]:
+    """Write each subject's eval.json and return the contents, each with its folder under `run`.
+
+    Those that have the same data and settings share one pass over it. UserError if an SAE does not fit its data.
     """
     device = choose_device(device)
-    groups: dict[tuple, tuple[Config, EvalConfig, dict[Path, SAE]]] = {}
-    for run in runs:
-        try:
-            sae, config, fingerprint = _load(run), run.config, run.fingerprint
-        except UserError as problem:
-            log.warning("skipped %s: %s", run.path, problem)
-            continue
-        cache, settings = config.cache, eval or config.eval
-        key = (fingerprint, cache.dir, cache.tokens, cache.validation_tokens, *astuple(settings))
-        groups.setdefault(key, (config, settings, {}))[-1][run.path] = sae
-    if not groups:
-        raise UserError(f"none of the {len(runs)} runs can be evaluated; finish them first with sae train or sae sweep")
+    groups: dict[tuple, list[Subject]] = {}
+    for subject in subjects:
+        cache = subject.config.cache
+        settings = astuple(subject.config.eval)
+        key = (subject.fingerprint, cache.dir, cache.tokens, cache.validation_tokens, *settings)
+        groups.setdefault(key, []).append(subject)
     results = {}
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # Training may have allowed TF32.
     try:
-        for config, settings, saes in groups.values():
-            sections = _evaluate_group(list(saes.values()), config, settings, device)
-            for path, section in zip(saes, sections, strict=True):
-                write_json(path / "eval.json", section)
-                results[path] = {"run": str(path), **section}
+        for group in groups.values():
+            for subject, section in zip(group, _evaluate_group(group, device), strict=True):
+                write_json(subject.path / "eval.json", section)
+                results[subject.path] = {"run": str(subject.path), **section}
     finally:
         torch.set_float32_matmul_precision(precision)
-    return [results[run.path] for run in runs if run.path in results]
-
-
-def _load(run: RunDirectory) -> SAE:
-    """Return a finished run's SAE; UserError says why it cannot be evaluated."""
-    state = run.status["state"]
-    if state != "done":
-        raise UserError(f"its state is {state}, not done")
-    sae = load_sae(run.path)
-    if not all(bool(W.isfinite().all()) for W in (sae.W_enc_DF, sae.b_enc_F, sae.W_dec_FD, sae.b_dec_D)):
-        raise UserError("its weights are not finite")
-    return sae
+    return [results[subject.path] for subject in subjects]
 
 
 @torch.no_grad()
-def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, device: str) -> list[dict[str, Any]]:
-    """Return the content of eval.json of each SAE; all were trained on the source of `config`."""
+def _evaluate_group(subjects: Sequence[Subject], device: str) -> list[dict[str, Any]]:
+    """Return the content of eval.json of each subject; all have the data and the settings of the first."""
+    config = subjects[0].config
+    settings = config.eval
     source = open_source(config, device)
-    saes = [sae.to(device) for sae in saes]
+    for subject in subjects:
+        if (width := len(subject.sae.b_dec_D)) != source.d_model:
+            raise UserError(f"{subject.path}: its width is {width}, that of the data {source.d_model}: give other data")
+    saes = [subject.sae.to(device) for subject in subjects]
     log.info("evaluating %d SAEs on %s", len(saes), device)
     sections: list[dict[str, Any]] = []
     for sae, (sums, truth) in zip(saes, _read(saes, source, settings, device), strict=True):
@@ -97,7 +90,7 @@ def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, devic
                 "negative": float((sae.b_enc_F < 0).double().mean()),
                 "histogram": {"edges": edges.astype(float).tolist(), "counts": counts.tolist()},
             },
-            "geometry": geometry(sae.W_dec_FD, sums.fired_F > 0),
+            "geometry": geometry(sae.W_dec_FD, sums.fired_F > 0, settings.memory_bytes),
         }
         if truth:
             section["ground_truth"] = truth.section()
@@ -108,7 +101,8 @@ def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, devic
         model = LanguageModel(config.model, device)
         tokens = _contexts(model, config, settings.contexts)
         keep_first = config.model.prepend_bos and config.model.drop_bos
-        losses = spliced_losses(model, tokens, config.model.hook, saes, source.mean_D.to(device), keep_first)
+        hook, mean_D = config.model.hook, source.mean_D.to(device)
+        losses = spliced_losses(model, tokens, hook, saes, mean_D, keep_first, settings.memory_bytes)
         for section, loss in zip(sections, losses, strict=True):
             section["language_model"] = loss
     return [finite(section) for section in sections]
@@ -124,7 +118,10 @@ def _read(
         true_GD = source.true_GD.to(device)
         truths = [GroundTruth(sae.W_dec_FD, sae.b_dec_D, true_GD, source.parents_G) for sae in saes]
     rows = 0
-    for x_BD, strengths_BG in _validation(source, settings.batch):
+    features = 0 if source.true_GD is None else len(source.true_GD)
+    latents = max(len(sae.W_dec_FD) for sae in saes)
+    size = min(settings.batch, rows_within(settings.memory_bytes, latents, source.d_model, features))
+    for x_BD, strengths_BG in _validation(source, size):
         if settings.rows:
             x_BD = x_BD[: settings.rows - rows]
         x_BD = x_BD.to(device).float()

@@ -10,6 +10,14 @@ DENSITY_EDGES = np.linspace(-8.0, 0.0, 81)
 """Bin edges of the log10 density histogram."""
 
 
+def rows_within(memory_bytes: int, latents: int, width: int, features: int = 0) -> int:
+    """Return how many rows at a time an SAE can be measured on, at least 1.
+
+    A row takes some six numbers per latent (and per true feature) and eight in double precision per dimension.
+    """
+    return max(1, memory_bytes // (24 * (latents + features) + 64 * width))
+
+
 class Reconstruction:
     """Sums over the rows seen so far; how the rows are cut into batches does not change the result.
 

@@ -133,7 +133,7 @@ class Stepper:
 
     def _update(self, members: slice, gradients: dict[str, Tensor], found: Losses, step: int) -> None:
         """Project, clip, freeze what is not finite, and apply Adam; keep unit directions."""
-        unit = self.shared.sae.decoder_norm == "unit"
+        unit = self.shared.sae.decoder_norm == "unit" and "W_dec_KFD" in gradients
         if unit:
             directions_KFD, grad_KFD = self.stack.W_dec_KFD[members], gradients["W_dec_KFD"]
             grad_KFD -= (grad_KFD * directions_KFD).sum(-1, keepdim=True) * directions_KFD

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, nll_loss
 
-from sae_cli.evaluation import language_model
 from sae_cli.evaluation.language_model import spliced_losses
 from tests.evaluation.saes import identity_sae, random_sae, zero_sae
 
@@ -84,17 +83,15 @@ def test_first_row_keeps_its_value_in_every_replacement() -> None:
     assert len({replaced[name] for name in ("ce_clean", "ce_sae", "ce_zero", "ce_mean")}) == 4
 
 
-def test_batches_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_memory_do_not_matter() -> None:
     model, tokens = toy()
     saes = [random_sae(4, 5, torch.float32), identity_sae(4)]
     whole = spliced_losses(model, [tokens], "x", saes, torch.ones(4), True)
     cut = spliced_losses(model, list(tokens.split([1, 3, 2])), "x", saes, torch.ones(4), True)
-    monkeypatch.setattr(language_model, "LOGITS", 130)
-    monkeypatch.setattr(language_model, "CHUNK", 20)
-    chunked = spliced_losses(model, [tokens], "x", saes, torch.ones(4), True)
-    for one, two, three in zip(whole, cut, chunked, strict=True):
-        assert two == pytest.approx(one, rel=1e-5, abs=1e-6)
-        assert three == pytest.approx(one, rel=1e-5, abs=1e-6)
+    two_contexts, least = (spliced_losses(model, [tokens], "x", saes, torch.ones(4), True, m) for m in (2100, 1))
+    for one, *others in zip(whole, cut, two_contexts, least, strict=True):
+        for other in others:
+            assert other == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
 def test_members_do_not_influence_each_other() -> None:

@@ -1,0 +1,204 @@
+"""SAEs in the files of SAELens, dictionary_learning and sparsify, as ours with the same function; no pickle is run.
+
+The formulas are those of the peers' `encode` and `decode`. What this file does not know is refused by name.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sae_cli.dictionary.artifact import SAE
+from sae_cli.errors import UserError
+from sae_cli.files import read_json
+
+PLAIN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+THRESHOLD = PLAIN | {"threshold": "threshold"}
+LINEAR = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "decoder.weight": "W_dec.T"}
+CENTRED = LINEAR | {"b_dec": "b_dec", "k": ""}
+GATED = {"W_enc": "W_enc", "W_dec": "W_dec", "b_dec": "b_dec", "b_gate": "b_enc", "b_mag": "b_mag", "r_mag": "r_mag"}
+SAE_LENS = {
+    "standard": ("relu", PLAIN),
+    "jumprelu": ("jumprelu", THRESHOLD),
+    "topk": ("topk", PLAIN),
+    "batchtopk": ("jumprelu", PLAIN | {"topk_threshold": "threshold"}),
+    "gated": ("gated", GATED),
+}
+"""Nonlinearity and tensors (theirs to ours) by architecture. BatchTopK fires above its threshold, as JumpReLU does."""
+DICTIONARY_LEARNING = {
+    "AutoEncoder": ("relu", LINEAR | {"bias": "b_dec"}),
+    "AutoEncoderNew": ("relu", LINEAR | {"decoder.bias": "b_dec"}),
+    "JumpReluAutoEncoder": ("jumprelu", THRESHOLD),
+    "AutoEncoderTopK": ("topk", CENTRED | {"threshold": ""}),
+    "BatchTopKSAE": ("jumprelu", CENTRED | {"threshold": "threshold"}),
+    "MatryoshkaBatchTopKSAE": ("jumprelu", THRESHOLD | {"k": "", "group_sizes": ""}),
+    "GatedAutoEncoder": (
+        "gated",
+        {"encoder.weight": "W_enc.T", "decoder.weight": "W_dec.T", "decoder_bias": "b_dec"}
+        | {"gate_bias": "b_enc", "mag_bias": "b_mag", "r_mag": "r_mag"},
+    ),
+}
+"""Nonlinearity and tensors (theirs to ours, .T transposed, empty unused) by dict_class."""
+NOT_CENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")
+"""Classes that do not take the decoder bias off x."""
+SPARSIFY = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+SIZES = (("d_in", "activation_dim"), ("d_sae", "dict_size", "num_latents"))
+"""What configurations call D and F."""
+AXES = {"W_enc": "DF", "b_enc": "F", "W_dec": "FD", "b_dec": "D"}
+
+
+def recognise(folder: Path) -> str | None:
+    """Return the library whose layout a folder has, None for other folders."""
+    if (folder / "ae.pt").exists():
+        return "dictionary_learning"
+    if (folder / "cfg.json").exists() and (folder / "sae_weights.safetensors").exists():
+        return "SAELens"
+    ours = (folder / "sae.safetensors").exists() and "nonlinearity" in _json(folder / "cfg.json")
+    return "sparsify" if (folder / "sae.safetensors").exists() and not ours else None
+
+
+def load_foreign(folder: Path) -> SAE:
+    """Return the SAE in a folder that `recognise` knows; UserError names what has no equal here."""
+    library = recognise(folder)
+    try:
+        if library == "SAELens":
+            return _sae_lens(folder)
+        return _dictionary_learning(folder) if library == "dictionary_learning" else _sparsify(folder)
+    except UserError as problem:
+        raise UserError(f"{folder}: {library}: {problem}") from problem
+
+
+def _sae_lens(folder: Path) -> SAE:
+    cfg, tensors = _json(folder / "cfg.json"), _safetensors(folder / "sae_weights.safetensors")
+    cfg = (cfg.get("metadata") or {}) | cfg  # before version 6 there was no metadata
+    name = cfg.get("architecture", "standard")
+    function = cfg.get("activation_fn") or cfg.get("activation_fn_str") or "relu"
+    if function == "topk":
+        name, cfg["k"] = "topk", (cfg.get("activation_fn_kwargs") or {}).get("k", cfg.get("k"))
+    elif function != "relu":
+        raise UserError(f"activation_fn {function} is unknown")
+    if not bool((tensors.pop("scaling_factor", torch.ones(1)) == 1).all()):
+        raise UserError("finetuning_scaling_factor scales latents after the nonlinearity, which no SAE here does")
+    nonlinearity, names = _known(SAE_LENS, "architecture", name)
+    scale, norm = 1.0, cfg.get("normalize_activations") or "none"
+    if norm in ("expected_average_only_in", True):
+        file = folder / "activation_scaler.json"
+        scale = (_json(file).get("scaling_factor") if file.exists() else None) or 0.0
+        if not scale:
+            raise UserError(f"normalize_activations {norm} needs scaling_factor in {file.name}; or fold it in SAELens")
+    elif norm not in ("none", "constant_norm_rescale"):
+        raise UserError(f"normalize_activations {norm} cannot be folded into the weights")
+    return _convert(
+        nonlinearity,
+        _ours(tensors, names),
+        cfg
+        | {"library": "SAELens", "model": cfg.get("model_name"), "hook": cfg.get("hook_name", cfg.get("hook_point"))},
+        centred=cfg.get("apply_b_dec_to_input", True),
+        unit=name in ("topk", "batchtopk") and cfg.get("rescale_acts_by_decoder_norm", False),
+        scale=scale,
+        input_norm="row" if norm == "constant_norm_rescale" else "scalar",
+    )
+
+
+def _dictionary_learning(folder: Path) -> SAE:
+    cfg = _json(folder / "config.json").get("trainer", {})
+    name = cfg.get("dict_class")
+    nonlinearity, names = _known(DICTIONARY_LEARNING, "dict_class", name)
+    try:
+        tensors = torch.load(folder / "ae.pt", map_location="cpu", weights_only=True)
+        tensors = {key: torch.as_tensor(value) for key, value in tensors.items()}
+    except Exception as error:  # zip, pickle and tensor errors share no base class
+        raise UserError(
+            f"ae.pt is no dictionary of tensors alone ({type(error).__name__}); no pickle is run"
+        ) from error
+    if "k" in tensors and int(tensors["k"]) != cfg.setdefault("k", int(tensors["k"])):
+        raise UserError(f"k is {int(tensors['k'])} in ae.pt and {cfg['k']} in config.json")
+    layer = re.fullmatch(r"resid_post_layer_(\d+)", cfg.get("submodule_name") or "")
+    hook = f"blocks.{layer[1]}.hook_out" if layer else None
+    return _convert(
+        nonlinearity,
+        _ours(tensors, names),
+        cfg | {"library": "dictionary_learning", "model": cfg.get("lm_name"), "hook": hook},
+        centred=name not in NOT_CENTRED,
+        unit=name == "AutoEncoder",  # its loader makes directions unit vectors
+    )
+
+
+def _sparsify(folder: Path) -> SAE:
+    cfg = _json(folder / "cfg.json")
+    for key, value in {"transcode": False, "skip_connection": False, "signed": False, "activation": "topk"}.items():
+        if cfg.get(key, value) != value:
+            raise UserError(f"{key} {cfg[key]} has no equal here, only {value}")
+    return _convert("topk", _ours(_safetensors(folder / "sae.safetensors"), SPARSIFY), cfg | {"library": "sparsify"})
+
+
+def _convert(
+    nonlinearity: str,
+    tensors: dict[str, Tensor],
+    cfg: dict[str, Any],
+    centred: bool = True,
+    unit: bool = False,
+    scale: float = 1.0,
+    input_norm: str = "scalar",
+) -> SAE:
+    """Return our SAE of tensors under our names, W_enc (D, F) and W_dec (F, D).
+
+    centred: the encoder sees x - b_dec, as ours does; if it sees x, b_dec W_enc is added to its bias (gated: to both,
+    to the magnitude's times exp(r_mag)). unit: latents are in units of their direction's norm. scale: it sees scale x.
+    """
+    sizes = [next((cfg[key] for key in keys if cfg.get(key)), None) for keys in SIZES]
+    width, latents = (told or found for told, found in zip(sizes, tensors["W_enc"].shape, strict=True))
+    shapes = {"W_enc": (width, latents), "W_dec": (latents, width), "b_dec": (width,)}
+    if "threshold" in tensors:  # peers take max(z, 0) where z is above it, ours z
+        tensors["threshold"] = tensors["threshold"].clamp(min=0).expand(latents).clone()
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != (shape := shapes.get(name, (latents,))):
+            raise UserError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    k: Any = cfg.get("k") if nonlinearity == "topk" else 0
+    if nonlinearity == "topk" and not (isinstance(k, int) and 1 <= k <= latents):
+        raise UserError(f"k is {k}, not a whole number from 1 to {latents}")
+    if unit:
+        norm_F = tensors["W_dec"].norm(dim=1)
+        norm_F[norm_F == 0] = 1
+        tensors |= {"W_enc": tensors["W_enc"] * norm_F, "b_enc": tensors["b_enc"] * norm_F}
+        tensors["W_dec"] = tensors["W_dec"] / norm_F[:, None]
+    if not centred:
+        shift_F = (tensors["b_dec"].double() @ tensors["W_enc"].double()).float()
+        tensors["b_enc"] = tensors["b_enc"] + shift_F
+        if "b_mag" in tensors:
+            tensors["b_mag"] = tensors["b_mag"] + tensors["r_mag"].exp() * shift_F
+    ours = {f"{name}_{axes}": tensors.pop(name).contiguous() for name, axes in AXES.items()}
+    origin = {"library": cfg["library"], "model_name": cfg.get("model"), "hook_name": cfg.get("hook")}
+    return SAE.fold(nonlinearity, k, scale, tensors, origin, input_norm, **ours)
+
+
+def _ours(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """Return the tensors under our names, fp32; UserError if some are missing or unknown."""
+    if wrong := names.keys() ^ tensors.keys():
+        raise UserError(f"tensors missing or unknown: {', '.join(sorted(wrong))}")
+    wanted = {name: tensors[theirs].float() for theirs, name in names.items() if name}
+    return {name.removesuffix(".T"): tensor.T if name.endswith(".T") else tensor for name, tensor in wanted.items()}
+
+
+def _known(table: dict[str, Any], key: str, name: Any) -> Any:
+    if name not in table:
+        raise UserError(f"{key} {name} is not one of {', '.join(table)}")
+    return table[name]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(file))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as a JSON object ({error})") from error
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file.name} is damaged: {error}") from error

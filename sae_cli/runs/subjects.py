@@ -1,0 +1,138 @@
+"""What can be evaluated, and on which data: runs, exported SAEs, SAEs of other libraries."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sae_cli.config.compose import compose
+from sae_cli.config.schema import Config, EvalConfig
+from sae_cli.dictionary.artifact import SAE, SHAPES, load_sae
+from sae_cli.dictionary.foreign import load_foreign, recognise
+from sae_cli.errors import UserError
+from sae_cli.runs.directory import RunDirectory, find_runs
+from sae_cli.sources.registry import source_fingerprint
+
+log = logging.getLogger(__name__)
+
+DATA = ("model", "text", "source", "cache", "experiment")
+"""Groups and sections whose overrides say what an SAE without a run is evaluated on."""
+SYNONYMS = {"hook_resid_pre": "hook_in", "hook_resid_post": "hook_out"}
+"""Other names of hooks between layers."""
+
+
+@dataclass
+class Subject:
+    """An SAE and what it is evaluated on."""
+
+    path: Path
+    """Its folder, which gets eval.json."""
+    sae: SAE
+    config: Config
+    """Its data, model and evaluation settings; of a run the whole point."""
+    fingerprint: str
+    """Of the data."""
+
+
+def open_subjects(paths: Sequence[Path], words: Sequence[str] = (), force: bool = False) -> list[Subject]:
+    """Return the subjects at paths, in order: runs, folders of runs, exported SAEs and those of other libraries.
+
+    An SAE that is no run has the data of the overrides `words`, or else that of the first run. Runs take overrides of
+    eval.* only; unusable ones are logged and skipped. UserError: an SAE that cannot be read, has no data or (without
+    force) names another model or hook than its data's; nothing is left.
+    """
+    for word in words:
+        if re.split(r"[.=]", word)[0] not in (*DATA, "eval"):
+            raise UserError(f"{word}: `sae eval` takes overrides of eval.* and of data ({', '.join(DATA)})")
+    data = [word for word in words if not word.startswith(("eval.", "eval="))]
+    found = {path: [] if is_sae(path) else find_runs(path) for path in paths}
+    runs = [run for inside in found.values() for run in inside]
+    if data and all(found.values()):
+        raise UserError(f"{data[0]}: runs take overrides of eval.* only; training is done")
+    subjects = {s.path: s for s in open_runs(runs, _settings(runs[0].config, words) if runs and words else None)}
+    if not all(found.values()):
+        config, fingerprint = _data(words, data, list(subjects.values()))
+        for path in (path for path, inside in found.items() if not inside):
+            subjects[path] = Subject(path, _open_sae(path, config, force), config, fingerprint)
+    order = dict.fromkeys(p for path, inside in found.items() for p in ([run.path for run in inside] or [path]))
+    return [subjects[path] for path in order if path in subjects]
+
+
+def open_runs(runs: Sequence[RunDirectory], settings: EvalConfig | None = None) -> list[Subject]:
+    """Return the finished runs, with `settings` in place of their own; others are logged. UserError if none is left."""
+    subjects = []
+    for run in runs:
+        try:
+            state = run.status["state"]
+            if state != "done":
+                raise UserError(f"its state is {state}, not done")
+            config = replace(run.config, eval=settings or run.config.eval)
+            subjects.append(Subject(run.path, _finite(load_sae(run.path)), config, run.fingerprint))
+        except UserError as problem:
+            log.warning("skipped %s: %s", run.path, problem)
+    if runs and not subjects:
+        raise UserError(f"none of the {len(runs)} runs can be evaluated; finish them first with sae train or sae sweep")
+    return subjects
+
+
+def is_sae(path: Path) -> bool:
+    """Return whether a folder is an SAE without a run: an exported one or another library's."""
+    exported = (path / "cfg.json").exists() and (path / "sae.safetensors").exists()
+    return not (path / "config.yaml").exists() and (exported or recognise(path) is not None)
+
+
+def _open_sae(path: Path, config: Config, force: bool) -> SAE:
+    """Return the SAE in a folder; UserError if its metadata tell of other data and force is not given."""
+    sae = _finite(load_foreign(path) if recognise(path) else load_sae(path))
+    problem = _other_origin(sae.metadata, config)
+    if problem and not force:
+        raise UserError(f"{path}: {problem}; give its data (model=NAME model.hook=HOOK), or --force")
+    return sae
+
+
+def _data(words: Sequence[str], data: Sequence[str], runs: Sequence[Subject]) -> tuple[Config, str]:
+    """Return configuration and fingerprint of what SAEs without a run are evaluated on."""
+    if data:
+        config = compose(list(words))
+        return config, source_fingerprint(config)
+    if runs:
+        return runs[0].config, runs[0].fingerprint
+    raise UserError("an SAE without a run needs data: add overrides (model=tiny text=wiki), or a run that has them")
+
+
+def _settings(config: Config, words: Sequence[str]) -> EvalConfig:
+    """Return a run's evaluation settings under overrides."""
+    own = [f"eval.{key}={value}" for key, value in asdict(config.eval).items()]
+    return compose([*own, *(word for word in words if word.startswith(("eval.", "eval=")))]).eval
+
+
+def _finite(sae: SAE) -> SAE:
+    if not all(bool(tensor.isfinite().all()) for tensor in (*(getattr(sae, n) for n in SHAPES), *sae.stored.values())):
+        raise UserError("its weights are not finite")
+    return sae
+
+
+def _other_origin(metadata: dict[str, Any], config: Config) -> str:
+    """Return where the model or the hook that an SAE names differ from its data's, or an empty string."""
+    model, kind = config.model, config.source.kind
+    named, hook = metadata.get("model_name"), metadata.get("hook_name")
+    if kind == "vectors" or not (named or hook):
+        return ""
+    if kind != "language_model":
+        return f"it is of {named or hook}, its data of source={kind}"
+    if named and _plain(named) not in (_plain(model.path), _plain(model.name)):
+        return f"it is of model {named}, its data of {model.name}"
+    if hook and _hook(hook) != _hook(model.hook):
+        return f"it is of hook {hook}, its data of {model.hook}"
+    return ""
+
+
+def _plain(model: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", re.split("[/:]", model.lower())[-1])
+
+
+def _hook(name: str) -> str:
+    *parts, last = name.split(".")
+    return ".".join([*parts, SYNONYMS.get(last, last)])

@@ -122,7 +122,8 @@ def _settings(runs: list["RunDirectory"], words: list[str]) -> Any:
     for word in words:
         if not word.startswith(("eval.", "eval=")):
             raise UserError(f"{word}: `sae eval` takes overrides of eval.* only; training is done")
-    own = asdict(runs[0].config.eval)
+    # A choice of the group stands for all of its values.
+    own = {} if any(word.startswith("eval=") for word in words) else asdict(runs[0].config.eval)
     return compose([*(f"eval.{key}={value}" for key, value in own.items()), *words]).eval
 
 

@@ -20,6 +20,7 @@ from sae_cli.evaluation.geometry import geometry
 from sae_cli.evaluation.ground_truth import GroundTruth
 from sae_cli.evaluation.language_model import spliced_losses
 from sae_cli.evaluation.reconstruction import Reconstruction
+from sae_cli.evaluation.tasks import task_sections
 from sae_cli.files import write_json
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.sources import ActivationSource
@@ -104,6 +105,8 @@ def _evaluate_group(saes: list[SAE], config: Config, settings: EvalConfig, devic
         if settings.composition:
             section["composition"] = composition(sae.W_dec_FD, sums.fired_F > 0)
         sections.append(section)
+    for section, more in zip(sections, task_sections(saes, config, settings, device), strict=True):
+        section |= more
     if config.source.kind == "language_model" and settings.contexts:
         model = LanguageModel(config.model, device)
         tokens = _contexts(model, config, settings.contexts)

@@ -44,7 +44,8 @@ RANGES: dict[str, str] = {
     "(-inf, inf)": "sae.bias_init orthogonality.weight",
     "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed source.l0 "
     "source.trees source.depth cache.tokens cache.seed sae.auxk_weight sae.preact_weight sparsity.weight "
-    "sparsity.target_l0 train.clip train.data_seed train.checkpoint_every eval.rows eval.contexts seed",
+    "sparsity.target_l0 train.clip train.data_seed train.checkpoint_every eval.rows eval.contexts "
+    "eval.words eval.probe_rows seed",
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
     "sparsity.bandwidth orthogonality.exponent orthogonality.meta_scale orthogonality.meta_lr train.lr",
     "[1, inf)": "model.batch source.rank source.branching source.sets cache.validation_tokens cache.shuffle_bytes "

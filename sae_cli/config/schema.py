@@ -216,6 +216,10 @@ class EvalConfig:
     model's own; at least one row and one context are taken. Changes memory, not results."""
     composition: bool = False
     """Train a small SAE on the directions and report how far they are sums of common parts (section composition)."""
+    words: int = 0
+    """source=language_model: words whose first letters are probed, for absorption (section first_letter); 0: off."""
+    probe_rows: int = 0
+    """source=language_model: rows per task of sparse probing (section probing), 120 at least; 0: off."""
 
 
 @dataclass

@@ -19,6 +19,7 @@ from sae_cli.evaluation.geometry import geometry
 from sae_cli.evaluation.ground_truth import GroundTruth
 from sae_cli.evaluation.language_model import spliced_losses
 from sae_cli.evaluation.reconstruction import Reconstruction, rows_within
+from sae_cli.evaluation.tasks import task_sections
 from sae_cli.files import write_json
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.subjects import Subject, open_runs
@@ -97,8 +98,12 @@ def _evaluate_group(subjects: Sequence[Subject], device: str) -> list[dict[str, 
         if settings.composition:
             section["composition"] = composition(sae.W_dec_FD, sums.fired_F > 0)
         sections.append(section)
-    if config.source.kind == "language_model" and settings.contexts:
-        model = LanguageModel(config.model, device)
+    if config.source.kind != "language_model" or not (settings.contexts or settings.words or settings.probe_rows):
+        return [finite(section) for section in sections]
+    model = LanguageModel(config.model, device)
+    for section, more in zip(sections, task_sections(saes, model, config, settings), strict=True):
+        section |= more
+    if settings.contexts:
         tokens = _contexts(model, config, settings.contexts)
         keep_first = config.model.prepend_bos and config.model.drop_bos
         hook, mean_D = config.model.hook, source.mean_D.to(device)

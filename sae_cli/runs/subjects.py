@@ -104,8 +104,10 @@ def _data(words: Sequence[str], data: Sequence[str], runs: Sequence[Subject]) ->
 
 def _settings(config: Config, words: Sequence[str]) -> EvalConfig:
     """Return a run's evaluation settings under overrides."""
+    words = [word for word in words if word.startswith(("eval.", "eval="))]
     own = [f"eval.{key}={value}" for key, value in asdict(config.eval).items()]
-    return compose([*own, *(word for word in words if word.startswith(("eval.", "eval=")))]).eval
+    # A choice of the group stands for all of its values.
+    return compose([*([] if any(word.startswith("eval=") for word in words) else own), *words]).eval
 
 
 def _finite(sae: SAE) -> SAE:

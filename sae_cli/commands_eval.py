@@ -22,11 +22,22 @@ COLUMNS = {
 }
 """Columns of `sae eval` and where eval.json holds them."""
 
+Subjects = Annotated[
+    list[str], typer.Argument(metavar="PATH... [KEY=VALUE]...", help="Runs, folders of runs, folders of SAEs.")
+]
+
+
+def folders_and_words(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Tell folders from overrides; UserError if there is no folder."""
+    words = [word for word in arguments if "=" in word and not Path(word).exists()]
+    folders = [Path(word) for word in arguments if word not in words]
+    if not folders:
+        raise UserError("give one or more run folders, such as runs/default")
+    return folders, words
+
 
 def evaluate(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH... [KEY=VALUE]...", help="Runs, folders of runs, folders of SAEs.")
-    ],
+    paths: Subjects,
     force: Annotated[bool, typer.Option("--force", help="Evaluate an SAE on another model or hook.")] = False,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")] = "auto",
     as_json: Json = False,
@@ -36,10 +47,7 @@ def evaluate(
     Reconstruction, geometry, cross-entropy with the SAE spliced in; writes eval.json into each folder. Overrides: of
     eval.*, and for SAEs that are no runs their data (model=gpt2 text=wiki cache.tokens=1e6); else the first run's data.
     """
-    words = [word for word in paths if "=" in word and not Path(word).exists()]
-    folders = [Path(word) for word in paths if word not in words]
-    if not folders:
-        raise UserError("sae eval: give one or more run folders, such as runs/default")
+    folders, words = folders_and_words(paths)
     from sae_cli.evaluation.evaluate import evaluate_subjects
     from sae_cli.runs.subjects import is_sae, open_subjects
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from sae_cli.commands_eval import Subjects, folders_and_words
 from sae_cli.commands_run import Json
 from sae_cli.console import emit, facts
 from sae_cli.errors import UserError
@@ -77,7 +78,7 @@ def report(
 
 
 def dashboard(
-    paths: Paths,
+    paths: Subjects,
     latents: Annotated[
         str, typer.Option("--latents", "--ids", metavar="IDS", help="Latents such as 0-99,205, or all.")
     ] = "0-99",
@@ -99,16 +100,18 @@ def dashboard(
 ) -> None:
     """Write feature pages: what each latent fires on.
 
-    One HTML page per run, without a network: activating examples, densities, logits, nearest latents, constituents.
+    One HTML page per SAE, without a network: activating examples, densities, logits, nearest latents, constituents.
+    Takes what `sae eval` takes.
     """
     from sae_cli.dashboard.build import Extent
     from sae_cli.dashboard.write import write_dashboards
 
+    folders, words = folders_and_words(paths)
     if split not in ("train", "validation"):
         raise UserError(f"--split {split}: choose train or validation")
     extent = Extent(split, rows, examples, before=before, after=after)  # type: ignore[arg-type]
     chosen = (top, count) if top else latents
-    pages = write_dashboards(paths, chosen, extent, against, out, device)
+    pages = write_dashboards(folders, words, chosen, extent, against, out, device)
     if as_json:
         emit({"pages": pages})
     else:

@@ -12,23 +12,23 @@ from tests.reporting import fake
 
 def test_only_finished_runs_have_a_page(tmp_path):
     fake.write_run(tmp_path / "a", fake.config(), state="failed")
-    with pytest.raises(UserError, match="none of the 1 runs is done"):
-        write_dashboards([tmp_path], "0-9", Extent())
+    with pytest.raises(UserError, match="none of the 1 runs"):
+        write_dashboards([tmp_path], [], "0-9", Extent())
 
 
 def test_an_unknown_order_is_refused_with_the_nearest(tmp_path):
     fake.write_run(tmp_path / "a", fake.config())
     with pytest.raises(UserError, match=r"--top densty: choose density \| max \| nearest\. Did you mean density"):
-        write_dashboards([tmp_path], ("densty", 5), Extent())
+        write_dashboards([tmp_path], [], ("densty", 5), Extent())
 
 
 @pytest.mark.parametrize("name", ["page.txt", "page.html"])
 def test_one_file_is_for_one_run_and_html(tmp_path, name):
     for run in ("a", "b"):
-        fake.write_run(tmp_path / run, fake.config())
+        _write_artefact(fake.write_run(tmp_path / run, fake.config()))
     folders = [tmp_path] if name == "page.html" else [tmp_path / "a"]
     with pytest.raises(UserError, match="--out"):
-        write_dashboards(folders, "0-9", Extent(), out=tmp_path / name)
+        write_dashboards(folders, [], "0-9", Extent(), out=tmp_path / name)
 
 
 def test_a_synthetic_source_has_no_text(tmp_path):
@@ -39,7 +39,7 @@ def test_a_synthetic_source_has_no_text(tmp_path):
     (run / "config.yaml").write_text(to_yaml(from_dict(json.loads(json.dumps(point)))))
     _write_artefact(run)
     with pytest.raises(UserError, match="source=three_features has no text"):
-        write_dashboards([run], "0", Extent())
+        write_dashboards([run], [], "0", Extent())
 
 
 def _write_artefact(run):
@@ -47,3 +47,4 @@ def _write_artefact(run):
     from tests.dashboard.test_build import random_sae
 
     save_sae(run, random_sae(3, 4))
+    (run / "stamp.json").write_text(json.dumps({"source_fingerprint": "0"}))

@@ -52,7 +52,8 @@ def _examples(detail: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _check(content: dict[str, Any]) -> None:
     count, tokens = len(content.get("details", ())), range(len(content.get("tokens", ())))
-    wrong = [key for key in KEYS if key not in content]
+    wrong = [key for key in KEYS if key not in content] + ["details"] * (count == 0)
+    wrong += ["edges"] * (not min(content.get("edges") or [0]) > 0)
     wrong += [f"columns.{key}" for key in COLUMNS if len(content.get("columns", {}).get(key, ())) != count]
     for row, detail in enumerate(content.get("details", ())):
         needed = ["counts", "neighbours", "groups"] + ["constituents", "explained"] * bool(content.get("other"))

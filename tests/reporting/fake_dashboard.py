@@ -21,7 +21,7 @@ HOSTILE = [
 ]
 TOKENS = [f" {word}" for word in dict.fromkeys(WORDS)] + [",", ".", "ing", "ed", " ", '"', *HOSTILE]
 STRONG, SILENT = 4, 7
-"""Latents that are dense at more than 10 % and that never fire."""
+"""The latent that fires on more than 10 % of rows and the one that never fires."""
 HOSTILE_AT = len(TOKENS) - len(HOSTILE)
 
 
@@ -40,8 +40,8 @@ def content(
 ) -> dict[str, Any]:
     """A page of `latents` latents out of 4,096, with ids 3 k + 1, each with `examples` examples in two groups."""
     ids = [3 * k + 1 for k in range(latents)]
-    density = [round(10 ** (-4.5 + 3 * noise(k, 1)), 6) for k in range(latents)]
-    density[STRONG], density[STRONG + 1], density[SILENT] = 0.24, 0.031, 0.0
+    given = {STRONG: 0.24, SILENT: 0.0}
+    density = [given.get(k, round(10 ** (-4.5 + 3 * noise(k, 1)), 6)) for k in range(latents)]
     largest = [0.0 if k == SILENT else round(2 + 9 * noise(k, 2), 3) for k in range(latents)]
     explained = [round(noise(k, 7), 3) if other else None for k in range(latents)]
     columns = {

@@ -1,25 +1,11 @@
 """The report in a real browser; needs Chromium and playwright, so it runs only with `-m browser`."""
 
-import os
-import shutil
-
 import pytest
 
 from sae_cli.reporting.report import write_report
 from tests.reporting import fake
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

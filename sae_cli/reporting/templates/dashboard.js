@@ -14,7 +14,7 @@
   const el = (tag, attributes, ...children) => {
     const drawn = ["svg", "rect", "line", "text"].includes(tag);
     const node = document.createElementNS(`http://www.w3.org/${drawn ? "2000/svg" : "1999/xhtml"}`, tag);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    for (const [key, value] of Object.entries(attributes)) if (value) node.setAttribute(key, value);
     node.append(...children.flat());
     return node;
   };
@@ -43,7 +43,7 @@
     norm: ["decoder norm", "length of its decoder direction", number],
     bias: ["bias", "encoder bias, in units of the scaled input", number],
     nearest: ["nearest cosine", "cosine with the nearest other direction of this SAE", (v) => fixed(v, 3)],
-    explained: [`explained by ${other?.name}`, "share of its direction's squared norm in up to three of theirs", percent],
+    explained: [`explained by ${other?.name}`, "share of it that three directions explain", (v) => fixed(v, 3)],
   };
   const field = (key, k) => (columns[key][k] === null ? "–" : FIELDS[key][2](columns[key][k]));
   const FILTERS = {
@@ -54,9 +54,10 @@
     composite: ["three directions of the other SAE explain at least 80 % of it", (k) => columns.explained[k] >= 0.8],
   };
   const is = (name, k) => FILTERS[name][1](k);
+  const MARKED = ["dead", "dense", "composite"];
   const RANKS = ["number", "examples peak on it", "positive logits hold it"];
   const state = { filter: "all", sort: "id", up: true, wrap: false, around: Infinity, current: -1 };
-  let [order, rows, hits, kept] = [[], new Map(), null, ["id", true]];
+  let [order, hits] = [[], null];
 
   // Latents by number, then those whose examples peak on a matching token, then by positive logits.
   const find = (query) => {
@@ -74,52 +75,49 @@
     };
     return new Map(every.map((k) => [k, hit(k)]).filter(([, found]) => found));
   };
-  const sortBy = (key, up = key === "id") => {
-    Object.assign(state, { sort: key, up });
-    $("sort").value = key;
-  };
   const arrange = () => {
     const query = $("search").value;
-    const before = hits;
     hits = query.trim() ? find(query) : null;
-    if (hits && !before) kept = [state.sort, state.up];
-    if (hits && !before) sortBy("match");
-    if (!hits && state.sort === "match") sortBy(...kept);
-    $("sort").options[0].hidden = !hits;
     $("direction").textContent = state.up ? "↑" : "↓";
     $("direction").setAttribute("aria-label", state.up ? "Ascending" : "Descending");
-    const value = state.sort === "match" ? (k) => hits.get(k).score : (k) => columns[state.sort][k];
+    const value = (k) => columns[state.sort][k];
+    // In the order of numbers the best hits come first.
+    const score = (k) => (hits ? hits.get(k).rank * 1e9 - (state.sort === "id") * hits.get(k).score : 0);
     const compare = (a, b) => (value(a) === null) - (value(b) === null) || (state.up ? 1 : -1) * (value(a) - value(b));
-    const rank = (k) => hits?.get(k).rank;
     order = every.filter((k) => (!hits || hits.has(k)) && is(state.filter, k));
-    order.sort((a, b) => (hits && rank(a) - rank(b)) || compare(a, b) || a - b);
-    const key = state.sort in FIELDS ? state.sort : "density";
-    rows = new Map(order.map((k) => {
-      const link = el("a", { href: `#${columns.id[k]}`, tabindex: -1, class: is("dead", k) ? "dead" : is("dense", k) ? "dense" : "" },
-        el("b", {}, columns.id[k]), listed(hits?.get(k).token ?? columns.top[k]), el("i", { title: FIELDS[key][0] }, field(key, k)));
-      return [k, el("li", {}, link)];
-    }));
-    const heading = (k, n) => hits && (!n || rank(k) !== rank(order[n - 1])) ? [el("li", { class: "head" }, RANKS[rank(k)])] : [];
-    $("list").replaceChildren(...order.flatMap((k, n) => [...heading(k, n), rows.get(k)]));
+    order.sort((a, b) => score(a) - score(b) || compare(a, b) || a - b);
+    const key = state.sort === "id" ? "density" : state.sort;
+    const items = [];
+    let last = null;
+    for (const k of order) {
+      const { rank, token } = hits?.get(k) ?? { rank: null, token: columns.top[k] };
+      if (rank !== last) items.push(el("li", { class: "head" }, RANKS[(last = rank)]));
+      const attributes = { href: `#${columns.id[k]}`, tabindex: -1, class: MARKED.find((name) => is(name, k)) };
+      const end = el("i", { title: FIELDS[key][0] }, field(key, k));
+      items.push(el("li", {}, el("a", attributes, el("b", {}, columns.id[k]), listed(token), end)));
+    }
+    $("list").replaceChildren(...items);
     const total = whole(every.length);
     $("hits").textContent = order.length < every.length ? `${whole(order.length)} of ${total}` : `${total} latents`;
     point();
   };
   // Marks the latent shown in the list; it is the one stop of the tab key there.
   const point = () => {
-    const focused = $("list").contains(document.activeElement);
-    for (const old of $("list").querySelectorAll("[tabindex='0']")) {
-      old.removeAttribute("aria-current");
-      old.tabIndex = -1;
+    const list = $("list");
+    const focused = list.contains(document.activeElement);
+    for (const link of list.querySelectorAll("[tabindex='0']")) {
+      link.removeAttribute("aria-current");
+      link.tabIndex = -1;
     }
     const place = order.indexOf(state.current);
-    const row = rows.get(order[Math.max(0, place)]);
     $("place").textContent = `${place < 0 ? "–" : whole(place + 1)} of ${whole(order.length)}`;
-    if (!row) return;
-    row.firstChild.tabIndex = 0;
-    if (place >= 0) row.firstChild.setAttribute("aria-current", "true");
-    row.scrollIntoView({ block: "nearest" });
-    if (focused) row.firstChild.focus();
+    const link = list.querySelector(`[href='#${columns.id[order[Math.max(0, place)]]}']`);
+    if (!link) return;
+    link.tabIndex = 0;
+    if (place >= 0) link.setAttribute("aria-current", "true");
+    if (place > 0) link.parentNode.scrollIntoView({ block: "nearest" });
+    else list.scrollTop = 0;
+    if (focused) link.focus();
   };
 
   const bars = (items, largest, name = "") => el("ul", { class: `rows ${name}` }, items.map(([label, value, text]) => {
@@ -128,8 +126,9 @@
     return item;
   }));
   const histogram = (counts) => {
-    const [W, H, left, floor] = [360, 215, 30, 196];
+    const [W, H, left, floor] = [360, 240, 30, 221];
     const step = (W - left) / counts.length;
+    const [low, high] = [edges[0], edges.at(-1)].map(Math.log10);
     const most = Math.max(...counts, 1);
     const y = (n) => floor - ((floor - 6) * Math.log1p(n)) / Math.log1p(most);
     const line = (at) => el("line", { x1: left, x2: W, y1: at, y2: at });
@@ -137,14 +136,15 @@
     const label = (v, x, y, anchor) => el("text", { x, y, "text-anchor": anchor }, v.toLocaleString("en-US", short));
     const parts = [line(floor)];
     for (let n = 1; n <= most; n *= 10) parts.push(line(y(n)), label(n, left - 6, y(n) + 4, "end"));
-    // The bins are of equal width on the log axis; about every fifth of them is named.
-    const every = Math.ceil(counts.length / 5);
-    edges.forEach((edge, bin) => bin % every || parts.push(label(edge, left + step * bin, H - 3, "middle")));
+    for (let power = Math.ceil(low - 1e-6); power <= high + 1e-6; power += 1) {
+      parts.push(label(10 ** power, left + ((W - left) * (power - low)) / (high - low), H - 3, "middle"));
+    }
     counts.forEach((n, bin) => {
       const x = left + step * bin;
       parts.push(el("rect", { class: n ? "bin" : "", x, width: step * 0.9, y: y(n), height: floor - y(n) }));
       parts.push(el("rect", { class: "hit", x, width: step, y: 0, height: floor }));
-      parts.at(-1).tip = () => `${number(edges[bin])} to ${number(edges[bin + 1])}\n${whole(n)} row${n === 1 ? "" : "s"}`;
+      const range = `${number(edges[bin])} to ${number(edges[bin + 1])}`;
+      parts.at(-1).tip = () => `${range}\n${whole(n)} row${n === 1 ? "" : "s"}`;
     });
     const words = `Histogram of activations over ${whole(counts.reduce((sum, n) => sum + n, 0))} rows`;
     return el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": words }, parts);
@@ -168,11 +168,12 @@
       const linked = url && url.protocol === location.protocol;
       const sum = one.constituents.map(([id, coefficient, cosine], n) => {
         const name = linked ? el("a", { href: `${url.href}#${id}` }, other.name, id) : other.name + id;
-        return el("li", {}, el("span", {}, `${n ? "+" : "≈"} ${fixed(coefficient)} × `, name, ` (cos ${fixed(cosine)})`));
+        const factor = `${n ? "+" : "≈"} ${fixed(coefficient)} × `;
+        return el("li", {}, el("span", {}, factor, name, ` (cos ${fixed(cosine)})`));
       });
-      const shares = one.explained.map((share, n) => [`by ${n + 1}`, share, fixed(share)]);
-      all.at(-1).append(head(`Constituents in ${other.name}`, "share explained", other.run),
-        el("ul", { class: "rows" }, sum), bars(shares, 1, "across"));
+      const shares = one.explained.map((share, n) => `by ${n + 1}: ${fixed(share)}`);
+      const heading = head(`Constituents in ${other.name}`, "", other.run);
+      all.at(-1).append(heading, el("ul", { class: "rows" }, sum), el("p", {}, `Explained ${shares.join(", ")}`));
     }
     return all;
   };
@@ -206,12 +207,15 @@
     state.current = k;
     $("name").textContent = `Latent ${columns.id[k]}`;
     const strong = columns.density[k] > 0.1;
-    const marks = { dead: "dead", dense: `dense > ${strong ? 10 : 1} %`, composite: "composite" };
-    const mark = (name) => el("span", { class: strong && name === "dense" ? "strong" : "", title: FILTERS[name][0] }, marks[name]);
-    $("marks").replaceChildren(...Object.keys(marks).filter((name) => is(name, k)).map(mark));
+    const marks = MARKED.filter((name) => is(name, k)).map((name) => {
+      const text = name === "dense" ? `dense > ${strong ? 10 : 1} %` : name;
+      return el("span", { class: strong ? "strong" : "", title: FILTERS[name][0] }, text);
+    });
+    $("marks").replaceChildren(...marks);
     const known = Object.keys(FIELDS).filter((key) => key !== "explained" || other);
     $("numbers").replaceChildren(...terms(known.map((key) => [FIELDS[key][0], FIELDS[key][1], field(key, k)])));
-    $("numbers").querySelector("dd").append(el("small", {}, `${whole(Math.round(columns.density[k] * page.rows))} rows`));
+    const fired = whole(Math.round(columns.density[k] * page.rows));
+    $("numbers").querySelector("dd").append(el("small", {}, `${fired} rows`));
     $("cards").replaceChildren(...cards(detail(k)));
     examples();
     hide();
@@ -222,13 +226,14 @@
 
   // The address follows a moment later: a key held down leaves one entry of history, not hundreds.
   let timer = 0;
-  const step = (by) => {
-    const place = order.indexOf(state.current);
-    const k = order[place < 0 ? 0 : Math.min(order.length - 1, Math.max(0, place + by))];
-    if (k === undefined) return;
+  const go = (k) => {
     show(k);
     clearTimeout(timer);
     timer = setTimeout(() => history.pushState(null, "", `#${columns.id[k]}`), 150);
+  };
+  const step = (by) => {
+    const place = order.indexOf(state.current);
+    if (order.length) go(order[place < 0 ? 0 : Math.min(order.length - 1, Math.max(0, place + by))]);
   };
   const follow = () => {
     clearTimeout(timer);
@@ -266,28 +271,33 @@
   const paint = (dark) => {
     document.documentElement.style.colorScheme = dark ? "dark" : "light";
     $("look").textContent = dark ? "Light" : "Dark";
-    $("look").setAttribute("aria-label", `Switch to the ${dark ? "light" : "dark"} look`);
   };
   system.addEventListener("change", () => paint(system.matches));
 
-  const clicks = {
-    look: () => paint($("look").textContent === "Dark"), help: () => $("keys").showModal(),
-    previous: () => step(-1), next: () => step(1), direction: () => { state.up = !state.up; arrange(); },
-  };
-  for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
-  addEventListener("click", ({ target }) => drawer(target === $("menu") || ($("panel").contains(target) && !target.closest("a"))));
-  $("search").addEventListener("input", arrange);
-  $("sort").addEventListener("change", () => { sortBy($("sort").value); arrange(); });
-  addEventListener("hashchange", follow);
   const KEYS = {
-    j: clicks.next, ArrowRight: clicks.next, k: clicks.previous, ArrowLeft: clicks.previous, d: clicks.look, "?": clicks.help,
-    w: () => wrap(!state.wrap), "/": () => { drawer(true); $("search").focus(); $("search").select(); },
+    j: () => step(1),
+    k: () => step(-1),
+    d: () => paint($("look").textContent === "Dark"),
+    w: () => wrap(!state.wrap),
+    "/": () => { drawer(true); $("search").focus(); $("search").select(); },
+    "?": () => $("keys").showModal(),
   };
+  Object.assign(KEYS, { ArrowRight: KEYS.j, ArrowLeft: KEYS.k });
+  for (const one of document.querySelectorAll("[data-key]")) one.addEventListener("click", KEYS[one.dataset.key]);
+  $("direction").addEventListener("click", () => { state.up = !state.up; arrange(); });
+  $("sort").addEventListener("change", () => {
+    state.sort = $("sort").value;
+    state.up = state.sort === "id";
+    arrange();
+  });
+  $("search").addEventListener("input", arrange);
+  addEventListener("click", ({ target }) => drawer(target.closest("#menu, #panel") !== null && !target.closest("a")));
+  addEventListener("hashchange", follow);
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
-    const searching = event.target === $("search");
-    if (event.key === "Enter" && searching) state.current = -1, step(0);
-    if (event.key === "Escape" || (event.key === "Enter" && searching)) { drawer(false); document.activeElement.blur(); }
+    const chosen = event.key === "Enter" && event.target === $("search") && order[0] !== undefined;
+    if (chosen) go(order[0]);
+    if (chosen || event.key === "Escape") { drawer(false); document.activeElement.blur(); }
     if (!(event.key in KEYS) || event.target.matches("input, select")) return;
     event.preventDefault();
     KEYS[event.key]();
@@ -300,11 +310,13 @@
   $("bar").hidden = !page.text;
   const left = Math.min(0.62, Math.max(0.38, page.before / (page.before + page.after || 1)));
   $("groups").style.cssText = `--left: ${left}fr; --right: ${1 - left}fr`;
-  const many = (test) => el("small", {}, whole(every.filter(test).length));
-  choice("filter", Object.entries(FILTERS).map(([key, [title, test]]) => [key, title, key, many(test)]), arrange);
+  const many = (key) => every.filter(FILTERS[key][1]).length;
+  const filled = Object.keys(FILTERS).filter(many);
+  choice("filter", filled.map((key) => [key, FILTERS[key][0], key, el("small", {}, whole(many(key)))]), arrange);
+  $("sort").querySelector("[value=explained]").hidden = !other;
   const wrap = choice("wrap", [[false, "peaks in one column", "one line"], [true, "all of it", "wrapped"]], examples);
   const reach = [4, 8, 16, Infinity].filter((n) => n < Math.max(page.before, page.after) || n === Infinity);
-  choice("around", reach.map((n) => [n, "tokens on either side of the peak", n < Infinity ? `±${n}` : "all"]), examples);
+  choice("around", reach.map((n) => [n, "tokens beside the peak", n < Infinity ? `±${n}` : "all"]), examples);
   paint(system.matches);
   arrange();
   follow();

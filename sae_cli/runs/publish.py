@@ -1,9 +1,10 @@
 """Reports and pages at Weights & Biases: figures, a table, numbers, and the files as an artifact."""
 
 import logging
-import time
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,32 +68,38 @@ def publish_files(
     run = start(arguments, chosen["mode"] or "auto", f"the {job} is not published")
     if run is None:
         return {}
-    try:
-        import wandb
-
-        base = f"{run.url.rsplit('/', 1)[0]}/" if run.url else ""
-        rows = [{**row, **_link(point, base)} for row, point in zip(table, points, strict=bool(table))]
-        media: dict[str, Any] = {name: wandb.Plotly(figure) for name, figure in (figures or {}).items()}
-        if rows:
-            cells = [list(row.values()) for row in rows]
-            media["points"] = wandb.Table(columns=list(rows[0]), data=cells, allow_mixed_types=True)
-        if media:
-            run.log(media)
-        run.summary.update(dict(summary or {}))
-        artifact = wandb.Artifact(identity, type=job)
-        for name, path in files.items():
-            artifact.add_file(str(path), name, skip_cache=True)
-        run.log_artifact(artifact)
-    except Exception as problem:
-        logger.warning("wandb: %s; the %s is not published in full", one_line(problem), job)
-    begun = time.monotonic()
-    try:
-        run.finish()
-    except Exception as problem:
-        logger.warning("wandb: %s", one_line(problem))
     local = str(Path(run.settings.sync_dir))
-    if not run.offline and time.monotonic() - begun >= FINISH_SECONDS:
+    problems: list[str] = []
+
+    def send() -> None:
+        try:
+            import wandb
+
+            run.log({name: wandb.Plotly(figure) for name, figure in (figures or {}).items()}, commit=False)
+            run.summary.update(dict(summary or {}))
+            if table:
+                base = f"{run.url.rsplit('/', 1)[0]}/" if run.url else ""
+                cells = [[*row.values(), _link(point, base)] for row, point in zip(table, points, strict=True)]
+                columns = [*table[0], "wandb"]
+                run.log({"points": wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
+            artifact = wandb.Artifact(identity, type=job)
+            for name, path in files.items():
+                artifact.add_file(str(path), name, skip_cache=True)
+            run.log_artifact(artifact)
+        except Exception as problem:
+            problems.append(one_line(problem))
+        finally:
+            with suppress(Exception):
+                run.finish()
+
+    # A server may take the run and then fall silent; what W&B's client waits for then has no limit of its own.
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    thread.join(None if run.offline else FINISH_SECONDS)
+    if thread.is_alive():
         logger.warning("wandb: not all was sent in %d s; `wandb sync %s` sends the rest", FINISH_SECONDS, local)
+    elif problems:
+        logger.warning("wandb: %s; the %s is not published in full", problems[0], job)
     return {"id": run.id, "folder": local} | ({} if run.offline else {"url": run.url})
 
 
@@ -107,7 +114,7 @@ def _common(points: Sequence[Point], key: str) -> str:
     return value
 
 
-def _link(point: Point, base: str) -> dict[str, str]:
+def _link(point: Point, base: str) -> str:
     """The run's own id at W&B, or where it is, as its local folder names it; empty if it was never logged there."""
     folders = sorted(Path(point.folder).glob("wandb/*run-*-*"), key=lambda path: path.name.split("run-")[-1])
-    return {"wandb": base + folders[-1].name.split("run-")[-1].partition("-")[2] if folders else ""}
+    return base + folders[-1].name.split("run-")[-1].partition("-")[2] if folders else ""

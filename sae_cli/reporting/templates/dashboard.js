@@ -87,28 +87,25 @@
     order = every.filter((k) => (!hits || hits.has(k)) && is(state.filter, k));
     order.sort((a, b) => score(a) - score(b) || compare(a, b) || a - b);
     const key = state.sort === "id" ? "density" : state.sort;
-    const items = [];
-    let last = null;
-    for (const k of order) {
-      const { rank, token } = hits?.get(k) ?? { rank: null, token: columns.top[k] };
-      if (rank !== last) items.push(el("li", { class: "head" }, RANKS[(last = rank)]));
+    const items = order.map((k, n) => {
+      const { rank, token } = hits?.get(k) ?? { token: columns.top[k] };
+      const starts = hits && rank !== hits.get(order[n - 1])?.rank;
       const attributes = { href: `#${columns.id[k]}`, tabindex: -1, class: MARKED.find((name) => is(name, k)) };
-      const end = el("i", { title: FIELDS[key][0] }, field(key, k));
-      items.push(el("li", {}, el("a", attributes, el("b", {}, columns.id[k]), listed(token), end)));
-    }
-    $("list").replaceChildren(...items);
-    const total = whole(every.length);
-    $("hits").textContent = order.length < every.length ? `${whole(order.length)} of ${total}` : `${total} latents`;
+      const value = el("i", { title: FIELDS[key][0] }, field(key, k));
+      const row = el("li", {}, el("a", attributes, el("b", {}, columns.id[k]), listed(token), value));
+      return starts ? [el("li", { class: "head" }, RANKS[rank]), row] : row;
+    });
+    $("list").replaceChildren(...items.flat());
+    $("hits").textContent = `${whole(order.length)} of ${whole(every.length)}`;
     point();
   };
   // Marks the latent shown in the list; it is the one stop of the tab key there.
   const point = () => {
     const list = $("list");
     const focused = list.contains(document.activeElement);
-    for (const link of list.querySelectorAll("[tabindex='0']")) {
-      link.removeAttribute("aria-current");
-      link.tabIndex = -1;
-    }
+    const old = list.querySelector("[tabindex='0']");
+    old?.removeAttribute("aria-current");
+    old?.setAttribute("tabindex", -1);
     const place = order.indexOf(state.current);
     $("place").textContent = `${place < 0 ? "–" : whole(place + 1)} of ${whole(order.length)}`;
     const link = list.querySelector(`[href='#${columns.id[order[Math.max(0, place)]]}']`);
@@ -172,8 +169,8 @@
         return el("li", {}, el("span", {}, factor, name, ` (cos ${fixed(cosine)})`));
       });
       const shares = one.explained.map((share, n) => `by ${n + 1}: ${fixed(share)}`);
-      const heading = head(`Constituents in ${other.name}`, "", other.run);
-      all.at(-1).append(heading, el("ul", { class: "rows" }, sum), el("p", {}, `Explained ${shares.join(", ")}`));
+      all.at(-1).append(head(`Constituents in ${other.name}`, "", other.run), el("ul", { class: "rows" }, sum),
+        el("p", {}, `Explained ${shares.join(", ")}`));
     }
     return all;
   };
@@ -207,15 +204,13 @@
     state.current = k;
     $("name").textContent = `Latent ${columns.id[k]}`;
     const strong = columns.density[k] > 0.1;
-    const marks = MARKED.filter((name) => is(name, k)).map((name) => {
-      const text = name === "dense" ? `dense > ${strong ? 10 : 1} %` : name;
-      return el("span", { class: strong ? "strong" : "", title: FILTERS[name][0] }, text);
-    });
-    $("marks").replaceChildren(...marks);
+    const text = { dead: "dead", dense: strong ? "dense > 10 %" : "dense > 1 %", composite: "composite" };
+    const mark = (name) => el("span", { class: strong ? name : "", title: FILTERS[name][0] }, text[name]);
+    $("marks").replaceChildren(...MARKED.filter((name) => is(name, k)).map(mark));
     const known = Object.keys(FIELDS).filter((key) => key !== "explained" || other);
     $("numbers").replaceChildren(...terms(known.map((key) => [FIELDS[key][0], FIELDS[key][1], field(key, k)])));
-    const fired = whole(Math.round(columns.density[k] * page.rows));
-    $("numbers").querySelector("dd").append(el("small", {}, `${fired} rows`));
+    const fired = Math.round(columns.density[k] * page.rows);
+    $("numbers").querySelector("dd").append(el("small", {}, `${whole(fired)} rows`));
     $("cards").replaceChildren(...cards(detail(k)));
     examples();
     hide();
@@ -274,33 +269,29 @@
   };
   system.addEventListener("change", () => paint(system.matches));
 
+  const [next, previous] = [() => step(1), () => step(-1)];
   const KEYS = {
-    j: () => step(1),
-    k: () => step(-1),
-    d: () => paint($("look").textContent === "Dark"),
-    w: () => wrap(!state.wrap),
-    "/": () => { drawer(true); $("search").focus(); $("search").select(); },
-    "?": () => $("keys").showModal(),
+    j: next, ArrowRight: next, k: previous, ArrowLeft: previous,
+    "/": () => { drawer(true); $("search").focus(); $("search").select(); }, "?": () => $("keys").showModal(),
+    d: () => paint($("look").textContent === "Dark"), w: () => wrap(!state.wrap),
   };
-  Object.assign(KEYS, { ArrowRight: KEYS.j, ArrowLeft: KEYS.k });
   for (const one of document.querySelectorAll("[data-key]")) one.addEventListener("click", KEYS[one.dataset.key]);
   $("direction").addEventListener("click", () => { state.up = !state.up; arrange(); });
-  $("sort").addEventListener("change", () => {
-    state.sort = $("sort").value;
-    state.up = state.sort === "id";
-    arrange();
-  });
+  const sortBy = (sort) => { Object.assign(state, { sort, up: sort === "id" }); arrange(); };
+  $("sort").addEventListener("change", () => sortBy($("sort").value));
   $("search").addEventListener("input", arrange);
   addEventListener("click", ({ target }) => drawer(target.closest("#menu, #panel") !== null && !target.closest("a")));
   addEventListener("hashchange", follow);
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
-    const chosen = event.key === "Enter" && event.target === $("search") && order[0] !== undefined;
-    if (chosen) go(order[0]);
-    if (chosen || event.key === "Escape") { drawer(false); document.activeElement.blur(); }
-    if (!(event.key in KEYS) || event.target.matches("input, select")) return;
+    const searching = event.target === $("search");
+    const left = event.key === "Escape" || (event.key === "Enter" && searching);
+    if (!left && (searching || !(event.key in KEYS))) return;
     event.preventDefault();
-    KEYS[event.key]();
+    if (!left) return KEYS[event.key]();
+    if (event.key === "Enter" && order.length) go(order[0]);
+    drawer(false);
+    document.activeElement.blur();
   });
 
   document.title = `${page.title} · features`;

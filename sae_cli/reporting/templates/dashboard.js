@@ -5,11 +5,8 @@
   const every = columns.id.map((_, k) => k);
   const placeOf = new Map(columns.id.map((id, k) => [id, k]));
   const parsed = [];
-  const detail = (k) => {
-    const chunk = Math.floor(k / page.chunk);
-    parsed[chunk] ??= JSON.parse(chunks[chunk].textContent);
-    return parsed[chunk][k % page.chunk];
-  };
+  const chunk = (n) => (parsed[n] ??= JSON.parse(chunks[n].textContent));
+  const detail = (k) => chunk(Math.floor(k / page.chunk))[k % page.chunk];
   const $ = (id) => document.getElementById(id);
   const el = (tag, attributes, ...children) => {
     const drawn = ["svg", "rect", "line", "text"].includes(tag);
@@ -31,9 +28,8 @@
   const shown = (t) => tokens[t].replace(UNSEEN, (c) => NAMED[c] ?? `⟨${c.charCodeAt(0).toString(16)}⟩`) || "∅";
   // In a list, where no neighbour shows them, leading spaces are drawn.
   const listed = (t) => {
-    const text = t < 0 ? "" : shown(t);
-    const rest = text.trimStart();
-    return el("bdi", { title: text }, el("i", {}, "·".repeat(text.length - rest.length)), rest);
+    const [, spaces, rest] = /^( *)(.*)$/s.exec(t < 0 ? "" : shown(t));
+    return el("bdi", { title: spaces + rest }, el("i", {}, "·".repeat(spaces.length)), rest);
   };
 
   const FIELDS = {
@@ -79,7 +75,6 @@
     const query = $("search").value;
     hits = query.trim() ? find(query) : null;
     $("direction").textContent = state.up ? "↑" : "↓";
-    $("direction").setAttribute("aria-label", state.up ? "Ascending" : "Descending");
     const value = (k) => columns[state.sort][k];
     // In the order of numbers the best hits come first.
     const score = (k) => (hits ? hits.get(k).rank * 1e9 - (state.sort === "id") * hits.get(k).score : 0);
@@ -143,15 +138,14 @@
       const range = `${number(edges[bin])} to ${number(edges[bin + 1])}`;
       parts.at(-1).tip = () => `${range}\n${whole(n)} row${n === 1 ? "" : "s"}`;
     });
-    const words = `Histogram of activations over ${whole(counts.reduce((sum, n) => sum + n, 0))} rows`;
-    return el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": words }, parts);
+    return el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "Histogram of activations" }, parts);
   };
   const cards = (one) => {
     const all = [el("section", {}, head("Activations", "rows, both axes log"), histogram(one.counts))];
     if (one.positive) {
       const largest = Math.max(...[...one.positive, ...one.negative].map(([, logit]) => Math.abs(logit)));
-      const logits = (key) => bars(one[key].map(([t, logit]) => [listed(t), logit, fixed(logit)]), largest, key);
-      const half = (key) => el("div", {}, head(`${key} logits`, ""), logits(key));
+      const items = (key) => one[key].map(([t, logit]) => [listed(t), logit, fixed(logit)]);
+      const half = (key) => el("div", {}, head(`${key} logits`, ""), bars(items(key), largest, key));
       all.push(el("section", { class: "two" }, half("positive"), half("negative")));
     }
     const near = one.neighbours.map(([id, cosine]) => {
@@ -228,7 +222,8 @@
   };
   const step = (by) => {
     const place = order.indexOf(state.current);
-    if (order.length) go(order[place < 0 ? 0 : Math.min(order.length - 1, Math.max(0, place + by))]);
+    const next = place < 0 ? 0 : place + by;
+    if (next in order) go(order[next]);
   };
   const follow = () => {
     clearTimeout(timer);
@@ -237,14 +232,14 @@
     if (k !== undefined || state.current < 0) show(k ?? order[0]);
   };
   const choice = (key, options, apply) => {
-    const buttons = options.map(([value, title, ...label]) => [value, el("button", { type: "button", title }, label)]);
+    const buttons = options.map(([, title, ...label]) => el("button", { type: "button", title }, label));
     const choose = (value) => {
       state[key] = value;
-      for (const [own, button] of buttons) button.setAttribute("aria-pressed", own === value);
+      buttons.forEach((button, n) => button.setAttribute("aria-pressed", options[n][0] === value));
       if (state.current >= 0) apply();
     };
-    for (const [value, button] of buttons) button.addEventListener("click", () => choose(value));
-    $(key).append(...buttons.map(([, button]) => button));
+    buttons.forEach((button, n) => button.addEventListener("click", () => choose(options[n][0])));
+    $(key).append(...buttons);
     choose(state[key]);
     return choose;
   };

@@ -22,7 +22,6 @@
   const digits = { minimumSignificantDigits: 3, maximumSignificantDigits: 3 };
   const number = (v) => (v ? v.toLocaleString("en-US", digits).replace("-", "−") : "0");
   const fixed = (v, decimals = 2) => v.toFixed(decimals).replace("-", "−");
-  const percent = (v) => `${number(100 * v)} %`;
   const NAMED = { "\n": "↵", "\t": "⇥", "\r": "␍" };
   const UNSEEN = /[\0-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
   const shown = (t) => tokens[t].replace(UNSEEN, (c) => NAMED[c] ?? `⟨${c.charCodeAt(0).toString(16)}⟩`) || "∅";
@@ -33,7 +32,7 @@
   };
 
   const FIELDS = {
-    density: ["density", "share of rows (tokens) on which it fires", percent],
+    density: ["density", "share of rows (tokens) on which it fires", (v) => `${number(100 * v)} %`],
     max: ["max", "largest activation over all rows, in units of the scaled input", number],
     mean: ["mean", "mean activation over the rows on which it fires, in units of the scaled input", number],
     norm: ["decoder norm", "length of its decoder direction", number],
@@ -84,11 +83,10 @@
     const key = state.sort === "id" ? "density" : state.sort;
     const items = order.map((k, n) => {
       const { rank, token } = hits?.get(k) ?? { token: columns.top[k] };
-      const starts = hits && rank !== hits.get(order[n - 1])?.rank;
       const attributes = { href: `#${columns.id[k]}`, tabindex: -1, class: MARKED.find((name) => is(name, k)) };
       const value = el("i", { title: FIELDS[key][0] }, field(key, k));
       const row = el("li", {}, el("a", attributes, el("b", {}, columns.id[k]), listed(token), value));
-      return starts ? [el("li", { class: "head" }, RANKS[rank]), row] : row;
+      return rank === hits?.get(order[n - 1])?.rank ? row : [el("li", { class: "head" }, RANKS[rank]), row];
     });
     $("list").replaceChildren(...items.flat());
     $("hits").textContent = `${whole(order.length)} of ${whole(every.length)}`;
@@ -155,10 +153,9 @@
     });
     all.push(el("section", {}, head("Nearest latents", "cosine"), bars(near, 1)));
     if (one.constituents) {
-      const url = other.page && new URL(other.page, location.href);
-      const linked = url && url.protocol === location.protocol;
+      const linked = other.page && new URL(other.page, location).protocol === location.protocol;
       const sum = one.constituents.map(([id, coefficient, cosine], n) => {
-        const name = linked ? el("a", { href: `${url.href}#${id}` }, other.name, id) : other.name + id;
+        const name = linked ? el("a", { href: `${other.page}#${id}` }, other.name, id) : other.name + id;
         const factor = `${n ? "+" : "≈"} ${fixed(coefficient)} × `;
         return el("li", {}, el("span", {}, factor, name, ` (cos ${fixed(cosine)})`));
       });
@@ -169,13 +166,13 @@
     return all;
   };
 
-  const example = (one, max) => {
+  const example = (one) => {
     const place = (i) => `context ${whole(one.context)} · position ${whole(one.position + i - one.at)}`;
     const value = el("b", { title: place(one.at) }, number(one.value));
     if (!page.text) return el("li", { class: "example" }, value, place(one.at));
     const nodes = one.t.map((t, i) => {
       const node = el("span", { class: i === one.at ? "token peak" : "token" }, shown(t));
-      const share = 100 * Math.min(1, Math.max(0, one.a[i] / max));
+      const share = 100 * Math.min(1, Math.max(0, one.a[i] / columns.max[state.current]));
       if (share) node.style.setProperty("--a", `${share.toFixed(1)}%`);
       node.tip = () => `${shown(t)}\n${number(one.a[i])} · ${share.toFixed(0)} % of max\n${place(i)}`;
       return node;
@@ -188,8 +185,7 @@
     const groups = detail(state.current).groups.filter((group) => group.examples.length).map((group) => {
       const values = group.examples.map((one) => one.value);
       const range = `${values.length} from ${number(Math.max(...values))} to ${number(Math.min(...values))}`;
-      const items = group.examples.map((one) => example(one, columns.max[state.current]));
-      return el("div", {}, head(group.name, range), el("ol", {}, items));
+      return el("div", {}, head(group.name, range), el("ol", {}, group.examples.map(example)));
     });
     $("groups").className = state.wrap || !page.text ? "wrapped" : "";
     $("groups").replaceChildren(...(groups.length ? groups : [`Silent on all ${whole(page.rows)} rows.`]));
@@ -198,8 +194,8 @@
     state.current = k;
     $("name").textContent = `Latent ${columns.id[k]}`;
     const strong = columns.density[k] > 0.1;
-    const text = { dead: "dead", dense: strong ? "dense > 10 %" : "dense > 1 %", composite: "composite" };
-    const mark = (name) => el("span", { class: strong ? name : "", title: FILTERS[name][0] }, text[name]);
+    const more = (name) => (name === "dense" ? ` > ${strong ? 10 : 1} %` : "");
+    const mark = (name) => el("span", { class: strong ? name : "", title: FILTERS[name][0] }, name, more(name));
     $("marks").replaceChildren(...MARKED.filter((name) => is(name, k)).map(mark));
     const known = Object.keys(FIELDS).filter((key) => key !== "explained" || other);
     $("numbers").replaceChildren(...terms(known.map((key) => [FIELDS[key][0], FIELDS[key][1], field(key, k)])));
@@ -264,29 +260,29 @@
   };
   system.addEventListener("change", () => paint(system.matches));
 
+  const leave = () => { drawer(false); document.activeElement.blur(); };
   const [next, previous] = [() => step(1), () => step(-1)];
   const KEYS = {
     j: next, ArrowRight: next, k: previous, ArrowLeft: previous,
     "/": () => { drawer(true); $("search").focus(); $("search").select(); }, "?": () => $("keys").showModal(),
+    Escape: () => leave(), Enter: () => { if (order.length) go(order[0]); leave(); },
     d: () => paint($("look").textContent === "Dark"), w: () => wrap(!state.wrap),
   };
   for (const one of document.querySelectorAll("[data-key]")) one.addEventListener("click", KEYS[one.dataset.key]);
   $("direction").addEventListener("click", () => { state.up = !state.up; arrange(); });
-  const sortBy = (sort) => { Object.assign(state, { sort, up: sort === "id" }); arrange(); };
-  $("sort").addEventListener("change", () => sortBy($("sort").value));
+  $("sort").addEventListener("change", ({ target }) => {
+    Object.assign(state, { sort: target.value, up: target.value === "id" });
+    arrange();
+  });
   $("search").addEventListener("input", arrange);
   addEventListener("click", ({ target }) => drawer(target.closest("#menu, #panel") !== null && !target.closest("a")));
   addEventListener("hashchange", follow);
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
-    const searching = event.target === $("search");
-    const left = event.key === "Escape" || (event.key === "Enter" && searching);
-    if (!left && (searching || !(event.key in KEYS))) return;
+    const typing = event.target === $("search");
+    if (!(event.key in KEYS) || (event.key !== "Escape" && typing !== (event.key === "Enter"))) return;
     event.preventDefault();
-    if (!left) return KEYS[event.key]();
-    if (event.key === "Enter" && order.length) go(order[0]);
-    drawer(false);
-    document.activeElement.blur();
+    KEYS[event.key]();
   });
 
   document.title = `${page.title} · features`;

@@ -11,15 +11,15 @@ from sae_cli.files import replace_atomically
 
 CHUNK = 50
 """Latents per block of data; the page parses the block of the latent it shows."""
-KEYS = "title run facts rows latents text before after edges tokens other columns details".split()
-COLUMNS = "id density max mean bias norm nearest explained top".split()
+KEYS = ["title", "run", "facts", "rows", "latents", "text", "before", "after", "edges", "tokens", "other", "columns"]
+COLUMNS = ["id", "density", "max", "mean", "bias", "norm", "nearest", "explained", "top"]
 
 
 def write_dashboard(content: dict[str, Any], out: Path) -> Path:
     """Write the page of `content` to `out` and return `out`.
 
-    content: KEYS, numbers finite or null. `columns` holds one entry per latent and `details`, in the same order, its
-    activation histogram, logits, neighbours, constituents and example groups; tokens are indices into `tokens`.
+    content: KEYS and details, numbers finite or null. `columns` holds one entry per latent and `details`, in the same
+    order, its activation histogram, logits, neighbours, constituents and examples; tokens are indices into `tokens`.
     Raises ValueError if a key is missing, lengths differ, an index is out of range or a number is not finite.
     """
     _check(content)
@@ -28,7 +28,7 @@ def write_dashboard(content: dict[str, Any], out: Path) -> Path:
         "peaks": [[one["t"][one["at"]] for one in _examples(detail) if one["t"]] for detail in details],
         "promoted": [[token for token, _ in detail.get("positive", [])] for detail in details],
     }
-    page = {key: content[key] for key in KEYS if key != "details"} | {"chunk": CHUNK, "index": index}
+    page = {key: content[key] for key in KEYS} | {"chunk": CHUNK, "index": index}
     blocks = [page, *(details[start : start + CHUNK] for start in range(0, len(details), CHUNK))]
     files = resources.files("sae_cli.reporting") / "templates"
     html = Template((files / "dashboard.html").read_text()).substitute(
@@ -51,15 +51,14 @@ def _examples(detail: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check(content: dict[str, Any]) -> None:
-    count, tokens = len(content.get("details", ())), range(len(content.get("tokens", ())))
-    wrong = [key for key in KEYS if key not in content] + ["details"] * (count == 0)
-    wrong += ["edges"] * (not min(content.get("edges") or [0]) > 0)
+    details, edges = content.get("details", ()), content.get("edges") or [0]
+    count, tokens = len(details), range(len(content.get("tokens", ())))
+    wrong = [key for key in KEYS if key not in content] + ["details"] * (count == 0) + ["edges"] * (edges[0] <= 0)
     wrong += [f"columns.{key}" for key in COLUMNS if len(content.get("columns", {}).get(key, ())) != count]
-    for row, detail in enumerate(content.get("details", ())):
+    for row, detail in enumerate(details):
         needed = ["counts", "neighbours", "groups"] + ["constituents", "explained"] * bool(content.get("other"))
         wrong += [f"details[{row}].{key}" for key in needed if key not in detail]
-        if len(detail.get("counts", ())) != len(content.get("edges", ())) - 1:
-            wrong.append(f"details[{row}].counts")
+        wrong += [f"details[{row}].counts"] * (len(detail.get("counts", ())) != len(edges) - 1)
         for one in _examples(detail) if "groups" in detail else ():
             known = all(token in tokens for token in one["t"]) and {"context", "position", "value"} <= one.keys()
             if not known or len(one["t"]) != len(one["a"]) or (one["t"] and one["at"] not in range(len(one["t"]))):

@@ -3,11 +3,11 @@
 import math
 from typing import Any
 
-WORDS = (
-    "the of and to in a was is for as on with by he that at from his it an were which are this also be had or has first "
-    "one their its new after but who not they have two her she been other when time during there into all school city "
-    "world year war game team season album film station river church county north south march season 1998 2004 km"
-).split()
+WORDS = """
+the of and to in a was is for as on with by he that at from his it an were which are this also be had or has first
+one their its new after but who not they have two her she been other when time during there into all school city
+world year war game team season album film station river church county north south march season 1998 2004 km
+"""
 HOSTILE = [
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -19,7 +19,7 @@ HOSTILE = [
     "\ud800",
     "&lt;b&gt;",
 ]
-TOKENS = [f" {word}" for word in dict.fromkeys(WORDS)] + [",", ".", "ing", "ed", " ", '"', *HOSTILE]
+TOKENS = [f" {word}" for word in dict.fromkeys(WORDS.split())] + [",", ".", "ing", "ed", " ", '"', *HOSTILE]
 STRONG, SILENT = 4, 7
 """The latent that fires on more than 10 % of rows and the one that never fires."""
 HOSTILE_AT = len(TOKENS) - len(HOSTILE)
@@ -76,15 +76,12 @@ def content(
 
 def _detail(k: int, columns: dict[str, list], edges: list[float], examples: int, text: bool) -> dict[str, Any]:
     largest, fired = columns["max"][k], columns["density"][k] * 1_048_576
-    shape = [
-        math.exp(-((math.log(e / (0.25 * largest)) / 0.9) ** 2)) if e < largest else 0.0 for e in edges[1:] if largest
-    ]
+    widths = [math.log(4 * edge / largest) / 0.9 if edge < largest else 9.0 for edge in edges[1:] if largest]
+    shape = [math.exp(-(width**2)) for width in widths]
     counts = [round(fired * part / sum(shape)) for part in shape] or [0] * (len(edges) - 1)
     result: dict[str, Any] = {
         "counts": counts,
-        "neighbours": [
-            [3 * ((k + 7 * n) % 200) + 1, round(0.8 - 0.09 * n - 0.1 * noise(k, 4), 4)] for n in range(1, 6)
-        ],
+        "neighbours": [[3 * ((k + 7 * n) % 200) + 1, round(0.8 - 0.1 * n - 0.1 * noise(k), 4)] for n in range(1, 6)],
         "groups": [
             {"name": name, "examples": [_example(k, n, share, largest, text) for n in range(examples // 2) if largest]}
             for name, share in (("top", 1.0), ("quantiles 0.5 to 0.8", 0.4))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sae_cli.reporting.dashboard import CHUNK, write_dashboard
+from sae_cli.reporting.dashboard import CHUNK, COLUMNS, write_dashboard
 from tests.reporting.fake_dashboard import content
 
 BLOCK = re.compile(r'<script type="application/json">(.*?)</script>', re.DOTALL)
@@ -29,7 +29,7 @@ def test_data_comes_back_from_the_file(html, data):
     page, *blocks = [json.loads(text) for text in BLOCK.findall(html)]
     assert [len(block) for block in blocks] == [CHUNK, 7]
     for key, value in data.items():
-        assert (sum(blocks, []) if key == "details" else page[key]) == value
+        assert ([one for block in blocks for one in block] if key == "details" else page[key]) == value
 
 
 def test_index_names_peaks_of_examples_and_positive_logits(html, data):
@@ -71,7 +71,7 @@ def _broken() -> Iterator[tuple[str, Callable[[dict], object]]]:
     yield "details[2].groups", lambda data: data["details"][2]["groups"][0]["examples"][0]["a"].pop()
     yield "details[2].groups", lambda data: data["details"][2]["groups"][0]["examples"][0]["t"].__setitem__(0, 9999)
     yield "details[2].groups", lambda data: data["details"][2]["groups"][1]["examples"][0].pop("position")
-    yield "details", lambda data: data.update(details=[], columns=dict.fromkeys(data["columns"], []))
+    yield "details", lambda data: data.update(details=[], columns={key: [] for key in COLUMNS})
     yield "edges", lambda data: data["edges"].__setitem__(0, 0)
     yield "JSON", lambda data: data["columns"]["max"].__setitem__(0, float("nan"))
 

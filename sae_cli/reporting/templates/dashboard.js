@@ -5,11 +5,8 @@
   const every = columns.id.map((_, k) => k);
   const placeOf = new Map(columns.id.map((id, k) => [id, k]));
   const parsed = [];
-  const detail = (k) => {
-    const chunk = Math.floor(k / page.chunk);
-    parsed[chunk] ??= JSON.parse(chunks[chunk].textContent);
-    return parsed[chunk][k % page.chunk];
-  };
+  const chunk = (n) => (parsed[n] ??= JSON.parse(chunks[n].textContent));
+  const detail = (k) => chunk(Math.floor(k / page.chunk))[k % page.chunk];
   const $ = (id) => document.getElementById(id);
   const el = (tag, attributes, ...children) => {
     const drawn = ["svg", "rect", "line", "text"].includes(tag);
@@ -25,19 +22,17 @@
   const digits = { minimumSignificantDigits: 3, maximumSignificantDigits: 3 };
   const number = (v) => (v ? v.toLocaleString("en-US", digits).replace("-", "−") : "0");
   const fixed = (v, decimals = 2) => v.toFixed(decimals).replace("-", "−");
-  const percent = (v) => `${number(100 * v)} %`;
   const NAMED = { "\n": "↵", "\t": "⇥", "\r": "␍" };
   const UNSEEN = /[\0-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
   const shown = (t) => tokens[t].replace(UNSEEN, (c) => NAMED[c] ?? `⟨${c.charCodeAt(0).toString(16)}⟩`) || "∅";
   // In a list, where no neighbour shows them, leading spaces are drawn.
   const listed = (t) => {
-    const text = t < 0 ? "" : shown(t);
-    const rest = text.trimStart();
-    return el("bdi", { title: text }, el("i", {}, "·".repeat(text.length - rest.length)), rest);
+    const [, spaces, rest] = /^( *)(.*)$/s.exec(t < 0 ? "" : shown(t));
+    return el("bdi", { title: spaces + rest }, el("i", {}, "·".repeat(spaces.length)), rest);
   };
 
   const FIELDS = {
-    density: ["density", "share of rows (tokens) on which it fires", percent],
+    density: ["density", "share of rows (tokens) on which it fires", (v) => `${number(100 * v)} %`],
     max: ["max", "largest activation over all rows, in units of the scaled input", number],
     mean: ["mean", "mean activation over the rows on which it fires, in units of the scaled input", number],
     norm: ["decoder norm", "length of its decoder direction", number],
@@ -79,7 +74,6 @@
     const query = $("search").value;
     hits = query.trim() ? find(query) : null;
     $("direction").textContent = state.up ? "↑" : "↓";
-    $("direction").setAttribute("aria-label", state.up ? "Ascending" : "Descending");
     const value = (k) => columns[state.sort][k];
     // In the order of numbers the best hits come first.
     const score = (k) => (hits ? hits.get(k).rank * 1e9 - (state.sort === "id") * hits.get(k).score : 0);
@@ -87,28 +81,24 @@
     order = every.filter((k) => (!hits || hits.has(k)) && is(state.filter, k));
     order.sort((a, b) => score(a) - score(b) || compare(a, b) || a - b);
     const key = state.sort === "id" ? "density" : state.sort;
-    const items = [];
-    let last = null;
-    for (const k of order) {
-      const { rank, token } = hits?.get(k) ?? { rank: null, token: columns.top[k] };
-      if (rank !== last) items.push(el("li", { class: "head" }, RANKS[(last = rank)]));
+    const items = order.map((k, n) => {
+      const { rank, token } = hits?.get(k) ?? { token: columns.top[k] };
       const attributes = { href: `#${columns.id[k]}`, tabindex: -1, class: MARKED.find((name) => is(name, k)) };
-      const end = el("i", { title: FIELDS[key][0] }, field(key, k));
-      items.push(el("li", {}, el("a", attributes, el("b", {}, columns.id[k]), listed(token), end)));
-    }
-    $("list").replaceChildren(...items);
-    const total = whole(every.length);
-    $("hits").textContent = order.length < every.length ? `${whole(order.length)} of ${total}` : `${total} latents`;
+      const value = el("i", { title: FIELDS[key][0] }, field(key, k));
+      const row = el("li", {}, el("a", attributes, el("b", {}, columns.id[k]), listed(token), value));
+      return rank === hits?.get(order[n - 1])?.rank ? row : [el("li", { class: "head" }, RANKS[rank]), row];
+    });
+    $("list").replaceChildren(...items.flat());
+    $("hits").textContent = `${whole(order.length)} of ${whole(every.length)}`;
     point();
   };
   // Marks the latent shown in the list; it is the one stop of the tab key there.
   const point = () => {
     const list = $("list");
     const focused = list.contains(document.activeElement);
-    for (const link of list.querySelectorAll("[tabindex='0']")) {
-      link.removeAttribute("aria-current");
-      link.tabIndex = -1;
-    }
+    const old = list.querySelector("[tabindex='0']");
+    old?.removeAttribute("aria-current");
+    old?.setAttribute("tabindex", -1);
     const place = order.indexOf(state.current);
     $("place").textContent = `${place < 0 ? "–" : whole(place + 1)} of ${whole(order.length)}`;
     const link = list.querySelector(`[href='#${columns.id[order[Math.max(0, place)]]}']`);
@@ -146,15 +136,14 @@
       const range = `${number(edges[bin])} to ${number(edges[bin + 1])}`;
       parts.at(-1).tip = () => `${range}\n${whole(n)} row${n === 1 ? "" : "s"}`;
     });
-    const words = `Histogram of activations over ${whole(counts.reduce((sum, n) => sum + n, 0))} rows`;
-    return el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": words }, parts);
+    return el("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "Histogram of activations" }, parts);
   };
   const cards = (one) => {
     const all = [el("section", {}, head("Activations", "rows, both axes log"), histogram(one.counts))];
     if (one.positive) {
       const largest = Math.max(...[...one.positive, ...one.negative].map(([, logit]) => Math.abs(logit)));
-      const logits = (key) => bars(one[key].map(([t, logit]) => [listed(t), logit, fixed(logit)]), largest, key);
-      const half = (key) => el("div", {}, head(`${key} logits`, ""), logits(key));
+      const items = (key) => one[key].map(([t, logit]) => [listed(t), logit, fixed(logit)]);
+      const half = (key) => el("div", {}, head(`${key} logits`, ""), bars(items(key), largest, key));
       all.push(el("section", { class: "two" }, half("positive"), half("negative")));
     }
     const near = one.neighbours.map(([id, cosine]) => {
@@ -164,27 +153,26 @@
     });
     all.push(el("section", {}, head("Nearest latents", "cosine"), bars(near, 1)));
     if (one.constituents) {
-      const url = other.page && new URL(other.page, location.href);
-      const linked = url && url.protocol === location.protocol;
+      const linked = other.page && new URL(other.page, location).protocol === location.protocol;
       const sum = one.constituents.map(([id, coefficient, cosine], n) => {
-        const name = linked ? el("a", { href: `${url.href}#${id}` }, other.name, id) : other.name + id;
+        const name = linked ? el("a", { href: `${other.page}#${id}` }, other.name, id) : other.name + id;
         const factor = `${n ? "+" : "≈"} ${fixed(coefficient)} × `;
         return el("li", {}, el("span", {}, factor, name, ` (cos ${fixed(cosine)})`));
       });
       const shares = one.explained.map((share, n) => `by ${n + 1}: ${fixed(share)}`);
-      const heading = head(`Constituents in ${other.name}`, "", other.run);
-      all.at(-1).append(heading, el("ul", { class: "rows" }, sum), el("p", {}, `Explained ${shares.join(", ")}`));
+      all.at(-1).append(head(`Constituents in ${other.name}`, "", other.run), el("ul", { class: "rows" }, sum),
+        el("p", {}, `Explained ${shares.join(", ")}`));
     }
     return all;
   };
 
-  const example = (one, max) => {
+  const example = (one) => {
     const place = (i) => `context ${whole(one.context)} · position ${whole(one.position + i - one.at)}`;
     const value = el("b", { title: place(one.at) }, number(one.value));
     if (!page.text) return el("li", { class: "example" }, value, place(one.at));
     const nodes = one.t.map((t, i) => {
       const node = el("span", { class: i === one.at ? "token peak" : "token" }, shown(t));
-      const share = 100 * Math.min(1, Math.max(0, one.a[i] / max));
+      const share = 100 * Math.min(1, Math.max(0, one.a[i] / columns.max[state.current]));
       if (share) node.style.setProperty("--a", `${share.toFixed(1)}%`);
       node.tip = () => `${shown(t)}\n${number(one.a[i])} · ${share.toFixed(0)} % of max\n${place(i)}`;
       return node;
@@ -197,8 +185,7 @@
     const groups = detail(state.current).groups.filter((group) => group.examples.length).map((group) => {
       const values = group.examples.map((one) => one.value);
       const range = `${values.length} from ${number(Math.max(...values))} to ${number(Math.min(...values))}`;
-      const items = group.examples.map((one) => example(one, columns.max[state.current]));
-      return el("div", {}, head(group.name, range), el("ol", {}, items));
+      return el("div", {}, head(group.name, range), el("ol", {}, group.examples.map(example)));
     });
     $("groups").className = state.wrap || !page.text ? "wrapped" : "";
     $("groups").replaceChildren(...(groups.length ? groups : [`Silent on all ${whole(page.rows)} rows.`]));
@@ -207,15 +194,13 @@
     state.current = k;
     $("name").textContent = `Latent ${columns.id[k]}`;
     const strong = columns.density[k] > 0.1;
-    const marks = MARKED.filter((name) => is(name, k)).map((name) => {
-      const text = name === "dense" ? `dense > ${strong ? 10 : 1} %` : name;
-      return el("span", { class: strong ? "strong" : "", title: FILTERS[name][0] }, text);
-    });
-    $("marks").replaceChildren(...marks);
+    const more = (name) => (name === "dense" ? ` > ${strong ? 10 : 1} %` : "");
+    const mark = (name) => el("span", { class: strong ? name : "", title: FILTERS[name][0] }, name, more(name));
+    $("marks").replaceChildren(...MARKED.filter((name) => is(name, k)).map(mark));
     const known = Object.keys(FIELDS).filter((key) => key !== "explained" || other);
     $("numbers").replaceChildren(...terms(known.map((key) => [FIELDS[key][0], FIELDS[key][1], field(key, k)])));
-    const fired = whole(Math.round(columns.density[k] * page.rows));
-    $("numbers").querySelector("dd").append(el("small", {}, `${fired} rows`));
+    const fired = Math.round(columns.density[k] * page.rows);
+    $("numbers").querySelector("dd").append(el("small", {}, `${whole(fired)} rows`));
     $("cards").replaceChildren(...cards(detail(k)));
     examples();
     hide();
@@ -233,7 +218,8 @@
   };
   const step = (by) => {
     const place = order.indexOf(state.current);
-    if (order.length) go(order[place < 0 ? 0 : Math.min(order.length - 1, Math.max(0, place + by))]);
+    const next = place < 0 ? 0 : place + by;
+    if (next in order) go(order[next]);
   };
   const follow = () => {
     clearTimeout(timer);
@@ -242,14 +228,14 @@
     if (k !== undefined || state.current < 0) show(k ?? order[0]);
   };
   const choice = (key, options, apply) => {
-    const buttons = options.map(([value, title, ...label]) => [value, el("button", { type: "button", title }, label)]);
+    const buttons = options.map(([, title, ...label]) => el("button", { type: "button", title }, label));
     const choose = (value) => {
       state[key] = value;
-      for (const [own, button] of buttons) button.setAttribute("aria-pressed", own === value);
+      buttons.forEach((button, n) => button.setAttribute("aria-pressed", options[n][0] === value));
       if (state.current >= 0) apply();
     };
-    for (const [value, button] of buttons) button.addEventListener("click", () => choose(value));
-    $(key).append(...buttons.map(([, button]) => button));
+    buttons.forEach((button, n) => button.addEventListener("click", () => choose(options[n][0])));
+    $(key).append(...buttons);
     choose(state[key]);
     return choose;
   };
@@ -274,20 +260,18 @@
   };
   system.addEventListener("change", () => paint(system.matches));
 
+  const leave = () => { drawer(false); document.activeElement.blur(); };
+  const [next, previous] = [() => step(1), () => step(-1)];
   const KEYS = {
-    j: () => step(1),
-    k: () => step(-1),
-    d: () => paint($("look").textContent === "Dark"),
-    w: () => wrap(!state.wrap),
-    "/": () => { drawer(true); $("search").focus(); $("search").select(); },
-    "?": () => $("keys").showModal(),
+    j: next, ArrowRight: next, k: previous, ArrowLeft: previous,
+    "/": () => { drawer(true); $("search").focus(); $("search").select(); }, "?": () => $("keys").showModal(),
+    Escape: () => leave(), Enter: () => { if (order.length) go(order[0]); leave(); },
+    d: () => paint($("look").textContent === "Dark"), w: () => wrap(!state.wrap),
   };
-  Object.assign(KEYS, { ArrowRight: KEYS.j, ArrowLeft: KEYS.k });
   for (const one of document.querySelectorAll("[data-key]")) one.addEventListener("click", KEYS[one.dataset.key]);
   $("direction").addEventListener("click", () => { state.up = !state.up; arrange(); });
-  $("sort").addEventListener("change", () => {
-    state.sort = $("sort").value;
-    state.up = state.sort === "id";
+  $("sort").addEventListener("change", ({ target }) => {
+    Object.assign(state, { sort: target.value, up: target.value === "id" });
     arrange();
   });
   $("search").addEventListener("input", arrange);
@@ -295,10 +279,8 @@
   addEventListener("hashchange", follow);
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
-    const chosen = event.key === "Enter" && event.target === $("search") && order[0] !== undefined;
-    if (chosen) go(order[0]);
-    if (chosen || event.key === "Escape") { drawer(false); document.activeElement.blur(); }
-    if (!(event.key in KEYS) || event.target.matches("input, select")) return;
+    const typing = event.target === $("search");
+    if (!(event.key in KEYS) || (event.key !== "Escape" && typing !== (event.key === "Enter"))) return;
     event.preventDefault();
     KEYS[event.key]();
   });

@@ -24,12 +24,14 @@ from sae_cli.sources.language_model import LanguageModel
 from sae_cli.sources.vectors import BLOCK
 from sae_cli.store.contexts import read_contexts, read_tokens
 
-EDGES = torch.logspace(-3, 3, 91)
-"""Bin edges of the activation histograms, fifteen per factor of ten, units of the scaled input."""
+DECADE = 15
+"""Bins of the activation histograms per factor of ten."""
+EDGES = torch.logspace(-3, 3, 6 * DECADE + 1)
+"""Their edges, units of the scaled input."""
 BANDS = 5
 """Groups into which the random examples are cut, from the strongest to the weakest."""
 LOGITS = 10
-NEIGHBOURS = 8
+NEIGHBOURS = 6
 """Tokens at either end of the logits, and nearest latents, that are named."""
 PIECE = 64
 """Directions whose logits exist at a time."""
@@ -86,12 +88,13 @@ def build(
     shown = torch.cat([found.context_KL[found.score_KL > 0] for found in both]).unique()
     texts = read_tokens(folder, extent.split, shown.tolist())
     cosine_LK, neighbour_LK = nearest(sae.W_dec_FD, ids_L, NEIGHBOURS)
+    begin, end = _decades(statistics.counts_LH)
     details: list[dict[str, Any]] = []
     for row in range(len(ids)):
         top, drawn = (_examples(found, row, texts, extent, vocabulary) for found in both)
         details.append(
             {
-                "counts": statistics.counts_LH[row].tolist(),
+                "counts": statistics.counts_LH[row, begin:end].tolist(),
                 "neighbours": _pairs(neighbour_LK[row], cosine_LK[row]),
                 "groups": [{"name": "top", "examples": top}, *_bands(drawn)],
             }
@@ -117,7 +120,7 @@ def build(
         "text": model is not None,
         "before": extent.before,
         "after": extent.after,
-        "edges": _short(EDGES),
+        "edges": _short(EDGES[begin : end + 1]),
         "tokens": vocabulary.words,
         "other": {"name": "B", "run": other.run, "page": other.page} if other else None,
         "columns": {
@@ -214,6 +217,12 @@ def _bands(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for band, (low, high) in enumerate(pairwise(cuts))
         if low < high
     ]
+
+
+def _decades(counts_LH: Tensor) -> tuple[int, int]:
+    """Return the bins between which any latent has counts, in whole factors of ten; at least one."""
+    used = counts_LH.sum(0).nonzero()[:, 0].tolist() or [0]
+    return used[0] // DECADE * DECADE, (used[-1] // DECADE + 1) * DECADE
 
 
 def _add_logits(details: list[dict[str, Any]], model: LanguageModel, W_LD: Tensor, vocabulary: Vocabulary) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from sae_cli.dashboard.build import Extent, Other, build
 from sae_cli.dashboard.latents import ORDERS, parse_latents, top_latents
@@ -55,7 +56,7 @@ def _write(
         atoms = load_sae(against)
         if (theirs := len(atoms.b_dec_D)) != (own := len(sae.b_dec_D)):
             raise UserError(f"--against {against}: it has D={theirs}, {path} has D={own}; choose SAEs of one D")
-        link = os.path.relpath(against / NAME, page.parent) if (against / NAME).exists() else None
+        link = quote(os.path.relpath(against / NAME, page.parent)) if (against / NAME).exists() else None
         other = Other(atoms, str(against), link)
     content = build(sae, config, folder, ids, extent, device, other)
     return write_dashboard({"title": _title(subject), "run": str(path), **content}, page)

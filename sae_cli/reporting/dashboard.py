@@ -12,7 +12,7 @@ from sae_cli.files import replace_atomically
 CHUNK = 50
 """Latents per block of data; the page parses the block of the latent it shows."""
 KEYS = ["title", "run", "facts", "rows", "latents", "text", "before", "after", "edges", "tokens", "other", "columns"]
-COLUMNS = ["id", "density", "max", "mean", "bias", "norm", "nearest", "explained", "top"]
+COLUMNS = ["id", "density", "max", "mean", "bias", "norm", "nearest", "explained", "single", "top"]
 
 
 def write_dashboard(content: dict[str, Any], out: Path) -> Path:

@@ -53,6 +53,9 @@ def content(
         "norm": [1.0] * latents,
         "nearest": [None if k == SILENT else round(0.2 + 0.7 * noise(k, 4), 4) for k in range(latents)],
         "explained": explained,
+        "single": [
+            round(0.5 * share, 3) if share is not None and k % 5 else share for k, share in enumerate(explained)
+        ],
         "top": [theme(k) if text and k != SILENT else -1 for k in range(latents)],
     }
     edges = [round(10 ** (-3 + 0.1 * n), 6) for n in range(42)]
@@ -94,7 +97,7 @@ def _detail(k: int, columns: dict[str, list], edges: list[float], examples: int,
     if columns["explained"][k] is not None:
         last = columns["explained"][k]
         result["constituents"] = [[16, 0.51, 0.59], [4925, 0.48, 0.56], [77, 0.11, 0.2]]
-        result["explained"] = [round(0.5 * last, 3), round(0.9 * last, 3), last]
+        result["explained"] = [columns["single"][k], round(0.9 * last, 3), last]
     return result
 
 

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from playwright.sync_api import expect
 
 from sae_cli.reporting.dashboard import write_dashboard
 from tests.reporting.fake_dashboard import HOSTILE, SILENT, STRONG, TOKENS, content
@@ -127,7 +128,7 @@ def test_filters_narrow_the_list(page):
         "alive": lambda k: COLUMNS["density"][k] > 0,
         "dense": lambda k: COLUMNS["density"][k] > 0.01,
         "dead": lambda k: COLUMNS["density"][k] == 0,
-        "composite": lambda k: COLUMNS["explained"][k] >= 0.8,
+        "composite": lambda k: COLUMNS["explained"][k] >= 0.8 and COLUMNS["single"][k] <= 0.6,
         "all": lambda k: True,
     }
     for name, test in tests.items():
@@ -178,9 +179,9 @@ def test_address_opens_a_latent_and_back_returns(page, file):
     page.wait_for_url("**#46")
     assert shown(page) == 46
     page.locator("#cards .rows a").first.click()
-    page.wait_for_function("document.querySelector('#name').textContent !== 'Latent 46'")
+    expect(page.locator("#name")).not_to_have_text("Latent 46")
     page.go_back()
-    page.wait_for_function("document.querySelector('#name').textContent === 'Latent 46'")
+    expect(page.locator("#name")).to_have_text("Latent 46")
     page.goto(f"{file}#999999")
     assert shown(page) == 46
 
@@ -195,7 +196,7 @@ def test_constituents_lead_to_the_other_page(page, file):
 def test_hostile_tokens_are_shown_literally(page, n):
     literal = {"\n": "↵", "‮שלום": "⟨202e⟩שלום", "\u200bзаря": "⟨200b⟩заря"}
     page.evaluate(f"location.hash = {COLUMNS['id'][10 + n]}")
-    page.wait_for_function(f"document.querySelector('#name').textContent === 'Latent {COLUMNS['id'][10 + n]}'")
+    expect(page.locator("#name")).to_have_text(f"Latent {COLUMNS['id'][10 + n]}")
     want = literal.get(HOSTILE[n], HOSTILE[n])
     if HOSTILE[n] != "\ud800":
         assert page.locator(".peak").first.evaluate("node => node.textContent") == want

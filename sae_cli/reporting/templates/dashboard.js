@@ -41,12 +41,13 @@
     explained: [`explained by ${other?.name}`, "share of it that three directions explain", (v) => fixed(v, 3)],
   };
   const field = (key, k) => (columns[key][k] === null ? "–" : FIELDS[key][2](columns[key][k]));
+  const composed = (k) => columns.explained[k] >= 0.8 && columns.single[k] <= 0.6;
   const FILTERS = {
     all: ["every latent on this page", () => true],
     alive: ["fires on some row", (k) => columns.density[k] > 0],
     dense: ["fires on more than 1 % of rows", (k) => columns.density[k] > 0.01],
     dead: ["fires on no row", (k) => columns.density[k] === 0],
-    composite: ["three directions of the other SAE explain at least 80 % of it", (k) => columns.explained[k] >= 0.8],
+    composite: ["three directions of the other SAE explain at least 80 % of it, the best one at most 60 %", composed],
   };
   const is = (name, k) => FILTERS[name][1](k);
   const MARKED = ["dead", "dense", "composite"];

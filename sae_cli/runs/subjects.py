@@ -69,7 +69,7 @@ def open_runs(runs: Sequence[RunDirectory], settings: EvalConfig | None = None) 
             if state != "done":
                 raise UserError(f"its state is {state}, not done")
             config = replace(run.config, eval=settings or run.config.eval)
-            subjects.append(Subject(run.path, _finite(load_sae(run.path)), config, run.fingerprint))
+            subjects.append(Subject(run.path, _finite(load_sae(run.path), run.path), config, run.fingerprint))
         except UserError as problem:
             log.warning("skipped %s: %s", run.path, problem)
     if runs and not subjects:
@@ -85,7 +85,7 @@ def is_sae(path: Path) -> bool:
 
 def _open_sae(path: Path, config: Config, force: bool) -> SAE:
     """Return the SAE in a folder; UserError if its metadata tell of other data and force is not given."""
-    sae = _finite(load_foreign(path) if recognise(path) else load_sae(path))
+    sae = _finite(load_foreign(path) if recognise(path) else load_sae(path), path)
     problem = _other_origin(sae.metadata, config)
     if problem and not force:
         raise UserError(f"{path}: {problem}; give its data (model=NAME model.hook=HOOK), or --force")
@@ -108,9 +108,9 @@ def _settings(config: Config, words: Sequence[str]) -> EvalConfig:
     return compose([*own, *(word for word in words if word.startswith(("eval.", "eval=")))]).eval
 
 
-def _finite(sae: SAE) -> SAE:
+def _finite(sae: SAE, path: Path) -> SAE:
     if not all(bool(tensor.isfinite().all()) for tensor in (*(getattr(sae, n) for n in SHAPES), *sae.stored.values())):
-        raise UserError("its weights are not finite")
+        raise UserError(f"{path}: its weights are not finite")
     return sae
 
 

@@ -124,7 +124,7 @@ def test_an_sae_of_another_model_or_hook_is_refused_unless_forced(tmp_path: Path
     if fits:
         assert open_subjects([path], words)[0].sae.metadata == metadata
         return
-    with pytest.raises(UserError, match=r"own: it is of (model gpt2|hook blocks).*its data of .*--force"):
+    with pytest.raises(UserError, match=r"own: it is of (gpt2|blocks).*its data of .*--force"):
         open_subjects([path], words)
     assert open_subjects([path], words, force=True)[0].config.model.name == "tiny"
 

@@ -40,7 +40,7 @@ def combination_problems(config: Config) -> Iterator[str]:
     moving = {"sae.grow": config.sae.grow, "train.resample_at": train.resample_at}
     for key, value in (moving | {"orthogonality.weight": config.orthogonality.weight}).items():
         if config.sae.freeze_decoder and value:
-            yield f"{key}={value} moves directions: leave it out with sae.freeze_decoder=true"
+            yield f"{key}={value} moves directions, which sae.freeze_decoder=true keeps: leave one of them out"
     if train.batch > train.tokens:
         yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
     if train.warmup + train.decay > train.decay_end:

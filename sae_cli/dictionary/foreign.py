@@ -18,7 +18,8 @@ from sae_cli.files import read_json
 
 PLAIN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
 THRESHOLD = PLAIN | {"threshold": "threshold"}
-LINEAR = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "decoder.weight": "W_dec.T"}
+ENCODER = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc"}
+LINEAR = ENCODER | {"decoder.weight": "W_dec.T"}
 CENTRED = LINEAR | {"b_dec": "b_dec", "k": ""}
 GATED = {"W_enc": "W_enc", "W_dec": "W_dec", "b_dec": "b_dec", "b_gate": "b_enc", "b_mag": "b_mag", "r_mag": "r_mag"}
 SAE_LENS = {
@@ -45,7 +46,7 @@ DICTIONARY_LEARNING = {
 """Nonlinearity and tensors (theirs to ours, .T transposed, empty unused) by dict_class."""
 NOT_CENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")
 """Classes that do not take the decoder bias off x."""
-SPARSIFY = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+SPARSIFY = {"topk": ("topk", ENCODER | {"W_dec": "W_dec", "b_dec": "b_dec"})}
 SIZES = (("d_in", "activation_dim"), ("d_sae", "dict_size", "num_latents"))
 """What configurations call D and F."""
 AXES = {"W_enc": "DF", "b_enc": "F", "W_dec": "FD", "b_dec": "D"}
@@ -57,23 +58,25 @@ def recognise(folder: Path) -> str | None:
         return "dictionary_learning"
     if (folder / "cfg.json").exists() and (folder / "sae_weights.safetensors").exists():
         return "SAELens"
-    ours = (folder / "sae.safetensors").exists() and "nonlinearity" in _json(folder / "cfg.json")
-    return "sparsify" if (folder / "sae.safetensors").exists() and not ours else None
+    if (folder / "cfg.json").exists() and (folder / "sae.safetensors").exists():
+        return None if '"nonlinearity"' in (folder / "cfg.json").read_text() else "sparsify"
+    return None
 
 
 def load_foreign(folder: Path) -> SAE:
     """Return the SAE in a folder that `recognise` knows; UserError names what has no equal here."""
     library = recognise(folder)
+    readers = {"SAELens": _sae_lens, "dictionary_learning": _dictionary_learning, "sparsify": _sparsify}
     try:
-        if library == "SAELens":
-            return _sae_lens(folder)
-        return _dictionary_learning(folder) if library == "dictionary_learning" else _sparsify(folder)
-    except UserError as problem:
+        sae = readers[library or ""](folder)
+    except (UserError, SafetensorError, OSError, ValueError) as problem:
         raise UserError(f"{folder}: {library}: {problem}") from problem
+    sae.metadata["library"] = library
+    return sae
 
 
 def _sae_lens(folder: Path) -> SAE:
-    cfg, tensors = _json(folder / "cfg.json"), _safetensors(folder / "sae_weights.safetensors")
+    cfg, tensors = read_json(folder / "cfg.json"), load_file(folder / "sae_weights.safetensors")
     cfg = (cfg.get("metadata") or {}) | cfg  # before version 6 there was no metadata
     name = cfg.get("architecture", "standard")
     function = cfg.get("activation_fn") or cfg.get("activation_fn_str") or "relu"
@@ -83,20 +86,17 @@ def _sae_lens(folder: Path) -> SAE:
         raise UserError(f"activation_fn {function} is unknown")
     if not bool((tensors.pop("scaling_factor", torch.ones(1)) == 1).all()):
         raise UserError("finetuning_scaling_factor scales latents after the nonlinearity, which no SAE here does")
-    nonlinearity, names = _known(SAE_LENS, "architecture", name)
+    cfg.setdefault("hook_name", cfg.get("hook_point"))
     scale, norm = 1.0, cfg.get("normalize_activations") or "none"
     if norm in ("expected_average_only_in", True):
         file = folder / "activation_scaler.json"
-        scale = (_json(file).get("scaling_factor") if file.exists() else None) or 0.0
+        scale = (read_json(file).get("scaling_factor") if file.exists() else None) or 0.0
         if not scale:
             raise UserError(f"normalize_activations {norm} needs scaling_factor in {file.name}; or fold it in SAELens")
     elif norm not in ("none", "constant_norm_rescale"):
         raise UserError(f"normalize_activations {norm} cannot be folded into the weights")
     return _convert(
-        nonlinearity,
-        _ours(tensors, names),
-        cfg
-        | {"library": "SAELens", "model": cfg.get("model_name"), "hook": cfg.get("hook_name", cfg.get("hook_point"))},
+        *(SAE_LENS, "architecture", name, tensors, cfg),
         centred=cfg.get("apply_b_dec_to_input", True),
         unit=name in ("topk", "batchtopk") and cfg.get("rescale_acts_by_decoder_norm", False),
         scale=scale,
@@ -105,59 +105,64 @@ def _sae_lens(folder: Path) -> SAE:
 
 
 def _dictionary_learning(folder: Path) -> SAE:
-    cfg = _json(folder / "config.json").get("trainer", {})
+    cfg = read_json(folder / "config.json").get("trainer", {})
     name = cfg.get("dict_class")
-    nonlinearity, names = _known(DICTIONARY_LEARNING, "dict_class", name)
     try:
         tensors = torch.load(folder / "ae.pt", map_location="cpu", weights_only=True)
         tensors = {key: torch.as_tensor(value) for key, value in tensors.items()}
     except Exception as error:  # zip, pickle and tensor errors share no base class
-        raise UserError(
-            f"ae.pt is no dictionary of tensors alone ({type(error).__name__}); no pickle is run"
-        ) from error
+        raise UserError(f"ae.pt is not tensors by name alone ({type(error).__name__}); no pickle is run") from error
     if "k" in tensors and int(tensors["k"]) != cfg.setdefault("k", int(tensors["k"])):
         raise UserError(f"k is {int(tensors['k'])} in ae.pt and {cfg['k']} in config.json")
     layer = re.fullmatch(r"resid_post_layer_(\d+)", cfg.get("submodule_name") or "")
-    hook = f"blocks.{layer[1]}.hook_out" if layer else None
+    cfg |= {"model_name": cfg.get("lm_name"), "hook_name": f"blocks.{layer[1]}.hook_out" if layer else None}
     return _convert(
-        nonlinearity,
-        _ours(tensors, names),
-        cfg | {"library": "dictionary_learning", "model": cfg.get("lm_name"), "hook": hook},
+        *(DICTIONARY_LEARNING, "dict_class", name, tensors, cfg),
         centred=name not in NOT_CENTRED,
         unit=name == "AutoEncoder",  # its loader makes directions unit vectors
     )
 
 
 def _sparsify(folder: Path) -> SAE:
-    cfg = _json(folder / "cfg.json")
-    for key, value in {"transcode": False, "skip_connection": False, "signed": False, "activation": "topk"}.items():
-        if cfg.get(key, value) != value:
-            raise UserError(f"{key} {cfg[key]} has no equal here, only {value}")
-    return _convert("topk", _ours(_safetensors(folder / "sae.safetensors"), SPARSIFY), cfg | {"library": "sparsify"})
+    cfg = read_json(folder / "cfg.json")
+    for key in ("transcode", "skip_connection", "signed"):
+        if cfg.get(key):
+            raise UserError(f"{key} has no equal here")
+    tensors = load_file(folder / "sae.safetensors")
+    return _convert(SPARSIFY, "activation", cfg.get("activation", "topk"), tensors, cfg)
 
 
 def _convert(
-    nonlinearity: str,
-    tensors: dict[str, Tensor],
+    table: dict[str, Any],
+    kind: str,
+    name: Any,
+    theirs: dict[str, Tensor],
     cfg: dict[str, Any],
     centred: bool = True,
     unit: bool = False,
     scale: float = 1.0,
     input_norm: str = "scalar",
 ) -> SAE:
-    """Return our SAE of tensors under our names, W_enc (D, F) and W_dec (F, D).
+    """Return our SAE of tensors under their names, which `table` translates for the `name` of their `kind`.
 
     centred: the encoder sees x - b_dec, as ours does; if it sees x, b_dec W_enc is added to its bias (gated: to both,
     to the magnitude's times exp(r_mag)). unit: latents are in units of their direction's norm. scale: it sees scale x.
     """
+    if name not in table:
+        raise UserError(f"{kind} {name} is not one of {', '.join(table)}")
+    nonlinearity, names = table[name]
+    if wrong := names.keys() ^ theirs.keys():
+        raise UserError(f"tensors missing or unknown: {', '.join(sorted(wrong))}")
+    wanted = {ours: theirs[key].float() for key, ours in names.items() if ours}
+    tensors = {ours.removesuffix(".T"): value.T if ours.endswith(".T") else value for ours, value in wanted.items()}
     sizes = [next((cfg[key] for key in keys if cfg.get(key)), None) for keys in SIZES]
     width, latents = (told or found for told, found in zip(sizes, tensors["W_enc"].shape, strict=True))
     shapes = {"W_enc": (width, latents), "W_dec": (latents, width), "b_dec": (width,)}
     if "threshold" in tensors:  # peers take max(z, 0) where z is above it, ours z
         tensors["threshold"] = tensors["threshold"].clamp(min=0).expand(latents).clone()
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != (shape := shapes.get(name, (latents,))):
-            raise UserError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    for ours, tensor in tensors.items():
+        if tuple(tensor.shape) != (shape := shapes.get(ours, (latents,))):
+            raise UserError(f"{ours} has shape {tuple(tensor.shape)}, expected {shape}")
     k: Any = cfg.get("k") if nonlinearity == "topk" else 0
     if nonlinearity == "topk" and not (isinstance(k, int) and 1 <= k <= latents):
         raise UserError(f"k is {k}, not a whole number from 1 to {latents}")
@@ -171,34 +176,6 @@ def _convert(
         tensors["b_enc"] = tensors["b_enc"] + shift_F
         if "b_mag" in tensors:
             tensors["b_mag"] = tensors["b_mag"] + tensors["r_mag"].exp() * shift_F
-    ours = {f"{name}_{axes}": tensors.pop(name).contiguous() for name, axes in AXES.items()}
-    origin = {"library": cfg["library"], "model_name": cfg.get("model"), "hook_name": cfg.get("hook")}
-    return SAE.fold(nonlinearity, k, scale, tensors, origin, input_norm, **ours)
-
-
-def _ours(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """Return the tensors under our names, fp32; UserError if some are missing or unknown."""
-    if wrong := names.keys() ^ tensors.keys():
-        raise UserError(f"tensors missing or unknown: {', '.join(sorted(wrong))}")
-    wanted = {name: tensors[theirs].float() for theirs, name in names.items() if name}
-    return {name.removesuffix(".T"): tensor.T if name.endswith(".T") else tensor for name, tensor in wanted.items()}
-
-
-def _known(table: dict[str, Any], key: str, name: Any) -> Any:
-    if name not in table:
-        raise UserError(f"{key} {name} is not one of {', '.join(table)}")
-    return table[name]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return dict(read_json(file))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as a JSON object ({error})") from error
-
-
-def _safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"{file.name} is damaged: {error}") from error
+    weights = {f"{ours}_{axes}": tensors.pop(ours).contiguous() for ours, axes in AXES.items()}
+    origin = {key: cfg.get(key) for key in ("model_name", "hook_name")}
+    return SAE.fold(nonlinearity, k, scale, tensors, origin, input_norm, **weights)

@@ -17,7 +17,7 @@ from sae_cli.losses.baseline import random_nearest
 
 HUBS = 10
 """Hubs (directions that are the nearest of most others) that are counted together."""
-WIDE = 16
+WIDE = 24
 """Width D from which random in-degrees are near their limit of many dimensions."""
 TOP = (1, 10, 100)
 """Ranks k of the k-th largest cosine of a direction with the others."""
@@ -84,7 +84,7 @@ def random_cosines(count: int, width: int) -> dict[str, float | None]:
     of count-1 such cosines, topK = 1 - integral of F_K over [-1, 1]; the nearest cosine is the largest, so F_1 gives
     its mean and quantiles. E|c| = G(width/2) / (sqrt(pi) G((width+1)/2)) with the gamma function G, about
     sqrt(2 / (pi width)). In many dimensions an in-degree tends to Binomial(count-1, 1/(count-1)) and in-degrees to
-    independence, which gives the expected largest ones; None below 16 dimensions.
+    independence, which gives the expected largest ones; None below 24 dimensions.
     """
     if count < 2 or width < 2:
         return _empty(count)

@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 
 DATA = ("model", "text", "source", "cache", "experiment")
 """Groups and sections whose overrides say what an SAE without a run is evaluated on."""
-SYNONYMS = {"hook_resid_pre": "hook_in", "hook_resid_post": "hook_out"}
-"""Other names of hooks between layers."""
 
 
 @dataclass
@@ -52,10 +50,9 @@ def open_subjects(paths: Sequence[Path], words: Sequence[str] = (), force: bool 
     if data and all(found.values()):
         raise UserError(f"{data[0]}: runs take overrides of eval.* only; training is done")
     subjects = {s.path: s for s in open_runs(runs, _settings(runs[0].config, words) if runs and words else None)}
-    if not all(found.values()):
-        config, fingerprint = _data(words, data, list(subjects.values()))
-        for path in (path for path, inside in found.items() if not inside):
-            subjects[path] = Subject(path, _open_sae(path, config, force), config, fingerprint)
+    for path in (path for path, inside in found.items() if not inside):
+        config, fingerprint = _data(words, data, [subjects[run.path] for run in runs if run.path in subjects])
+        subjects[path] = Subject(path, _open_sae(path, config, force), config, fingerprint)
     order = dict.fromkeys(p for path, inside in found.items() for p in ([run.path for run in inside] or [path]))
     return [subjects[path] for path in order if path in subjects]
 
@@ -69,7 +66,7 @@ def open_runs(runs: Sequence[RunDirectory], settings: EvalConfig | None = None) 
             if state != "done":
                 raise UserError(f"its state is {state}, not done")
             config = replace(run.config, eval=settings or run.config.eval)
-            subjects.append(Subject(run.path, _finite(load_sae(run.path)), config, run.fingerprint))
+            subjects.append(Subject(run.path, _finite(load_sae(run.path), run.path), config, run.fingerprint))
         except UserError as problem:
             log.warning("skipped %s: %s", run.path, problem)
     if runs and not subjects:
@@ -85,7 +82,7 @@ def is_sae(path: Path) -> bool:
 
 def _open_sae(path: Path, config: Config, force: bool) -> SAE:
     """Return the SAE in a folder; UserError if its metadata tell of other data and force is not given."""
-    sae = _finite(load_foreign(path) if recognise(path) else load_sae(path))
+    sae = _finite(load_foreign(path) if recognise(path) else load_sae(path), path)
     problem = _other_origin(sae.metadata, config)
     if problem and not force:
         raise UserError(f"{path}: {problem}; give its data (model=NAME model.hook=HOOK), or --force")
@@ -110,31 +107,25 @@ def _settings(config: Config, words: Sequence[str]) -> EvalConfig:
     return compose([*([] if any(word.startswith("eval=") for word in words) else own), *words]).eval
 
 
-def _finite(sae: SAE) -> SAE:
+def _finite(sae: SAE, path: Path) -> SAE:
     if not all(bool(tensor.isfinite().all()) for tensor in (*(getattr(sae, n) for n in SHAPES), *sae.stored.values())):
-        raise UserError("its weights are not finite")
+        raise UserError(f"{path}: its weights are not finite")
     return sae
 
 
 def _other_origin(metadata: dict[str, Any], config: Config) -> str:
     """Return where the model or the hook that an SAE names differ from its data's, or an empty string."""
     model, kind = config.model, config.source.kind
-    named, hook = metadata.get("model_name"), metadata.get("hook_name")
-    if kind == "vectors" or not (named or hook):
-        return ""
-    if kind != "language_model":
-        return f"it is of {named or hook}, its data of source={kind}"
-    if named and _plain(named) not in (_plain(model.path), _plain(model.name)):
-        return f"it is of model {named}, its data of {model.name}"
-    if hook and _hook(hook) != _hook(model.hook):
-        return f"it is of hook {hook}, its data of {model.hook}"
+    own = {"model_name": (model.path, model.name), "hook_name": (model.hook,)}
+    for key, named in ((key, metadata.get(key)) for key in own):
+        if named and kind not in ("language_model", "vectors"):
+            return f"it is of {named}, its data of source={kind}"
+        if named and kind == "language_model" and _plain(named) not in map(_plain, own[key]):
+            return f"it is of {named}, its data of {own[key][-1]}"
     return ""
 
 
-def _plain(model: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", re.split("[/:]", model.lower())[-1])
-
-
-def _hook(name: str) -> str:
-    *parts, last = name.split(".")
-    return ".".join([*parts, SYNONYMS.get(last, last)])
+def _plain(name: str) -> str:
+    """Return a model's or a hook's name without owner, punctuation and case, hooks between layers by one name."""
+    name = re.split("[/:]", name.lower())[-1].replace("hook_resid_pre", "hook_in")
+    return re.sub(r"[^a-z0-9]", "", name.replace("hook_resid_post", "hook_out"))

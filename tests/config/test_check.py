@@ -60,6 +60,12 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["source=vectors"], "source.path is empty"),
         (["cache.tokens=0"], "cache.tokens=0"),
         (["cache.hooks=[a]"], "cache.hooks"),
+        (["sae.freeze_decoder=true", "train.resample_at=[0.5]"], r"train.resample_at=\[0.5\] moves directions"),
+        (["sae.freeze_decoder=true", "sae.grow=[512,512]"], r"sae.grow=\[512, 512\] moves directions"),
+        (
+            ["sae.freeze_decoder=true", "orthogonality=chunked", "orthogonality.weight=0.1"],
+            "orthogonality.weight=0.1 moves directions",
+        ),
         (["source=features", "source.width=0"], "source.width above 0"),
         (["source=features", "source.orthogonal=true"], "source.features=256 <= source.width=64"),
         (["source=chanin", "source.width=3"], "source.features=4 <= source.width=3"),

@@ -37,3 +37,8 @@ def test_per_member_keys_share_a_stack_and_differ_in_id(key):
 @pytest.mark.parametrize("word", ["sae=relu", "sae.latents=512", "train.batch=512", "train.data_seed=1", "device=cpu"])
 def test_other_keys_separate_stacks(word):
     assert identity(stack_key, "sae=prolu_ste") != identity(stack_key, "sae=prolu_ste", word)
+
+
+def test_frozen_directions_separate_stacks():
+    words = ["orthogonality.weight=0", "sae.freeze_decoder=true"]
+    assert identity(stack_key, words[0]) != identity(stack_key, *words)

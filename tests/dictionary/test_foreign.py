@@ -295,6 +295,7 @@ def test_pickles_are_refused_and_never_run(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no pickle is run"):
             load_foreign(tmp_path)
     assert not (tmp_path / "ran").exists()
+    write_dictionary(tmp_path, "AutoEncoder")
     (tmp_path / "config.json").write_text(json.dumps({"trainer": cfg | {"dict_class": "CrossCoder"}}))
     with pytest.raises(UserError, match="dict_class CrossCoder is not one of AutoEncoder"):
         load_foreign(tmp_path)

@@ -95,6 +95,36 @@ def test_tiles_do_not_matter() -> None:
         assert nearest_cosines(W, tile)[0] == pytest.approx(whole, abs=1e-6)
 
 
+def test_hubs_on_paper() -> None:
+    # Latent 2 is the nearest of all others and latent 4 its own; latent 0 has no direction.
+    W = torch.tensor([[0.0] * 5, [1.0, 1, 0, 0, 0], [1.0, 0, 0, 0, 0], [1.0, 0, 2, 0, 0], [1.0, 0, 0, 0.5, 0]])
+    statistics, _ = nearest_cosines(W)
+    assert (statistics["hub"], statistics["hub_in_degree"], statistics["hub10_share"]) == (2, 3, 1)
+    alive, _ = nearest_cosines(W, 2, torch.tensor([True, True, False, True, True]))
+    assert (alive["count"], alive["hub"], alive["hub_in_degree"]) == (3, 4, 2)
+
+
+def test_one_hub_explains_a_peak() -> None:
+    # Every direction shares a part with one that is the nearest of all; without it there is no such hub.
+    W = torch.randn(300, 256, generator=torch.Generator().manual_seed(0))
+    W = W / W.norm(dim=1, keepdim=True)
+    W += W[17].clone()
+    section = geometry(W, torch.arange(300) != 17)
+    assert (section["all"]["hub"], section["all"]["hub_in_degree"]) == (17, 299)
+    assert section["alive"]["hub_in_degree"] < 30
+
+
+@pytest.mark.parametrize(("n", "d"), [(10, 24), (300, 24), (1000, 64), (2000, 256)])
+def test_random_in_degrees_are_near_their_limit(n: int, d: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = [nearest_cosines(torch.randn(n, d, generator=generator))[0] for _ in range(12)]
+    random = random_cosines(n, d)
+    for name in ("hub_in_degree", "hub10_share"):
+        assert np.mean([draw[name] for draw in draws]) == pytest.approx(random[name], rel=0.12), name
+    assert random["hub"] is None
+    assert random_cosines(n, 3)["hub_in_degree"] is None
+
+
 def test_alive_directions_are_compared_among_themselves() -> None:
     # Latent 2 duplicates latent 0 but is dead.
     W = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])

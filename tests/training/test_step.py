@@ -59,6 +59,30 @@ def test_one_step_equals_a_written_out_step(tmp_path, clip):
     torch.testing.assert_close(live.b_dec_KD[0], b_dec.detach(), rtol=0, atol=2e-5)
 
 
+def test_frozen_directions_stay_and_all_else_learns_as_before(tmp_path):
+    words = ("sae=relu", "sparsity.weight=0.7", "sparsity.warmup=0", "train.warmup=0", "orthogonality.weight=0")
+    _, free = make_stepper(tmp_path, *words)
+    _, frozen = make_stepper(tmp_path, *words, "sae.freeze_decoder=true")
+    start = {name: tensor.clone() for name, tensor in frozen.stack.state().items()}
+    for stepper in (free, frozen):
+        stepper.step(0, rows())
+    for name, tensor in frozen.stack.state().items():
+        same = name != "W_dec_KFD"
+        assert torch.equal(tensor, free.stack.state()[name]) == same, name
+    for step in range(1, 4):
+        frozen.step(step, rows(step))
+    assert torch.equal(frozen.stack.W_dec_KFD, start["W_dec_KFD"])
+    assert not any(torch.equal(frozen.stack.state()[name], start[name]) for name in start.keys() - {"W_dec_KFD"})
+
+
+def test_frozen_directions_come_out_of_training_as_they_began(tmp_path):
+    config = point(tmp_path, "sae.freeze_decoder=true", "orthogonality.weight=0")
+    (outcome,) = execute([config])
+    start = SAEStack.initialise([config], torch.zeros(12), "cpu", rows()).W_dec_KFD[0]
+    scale = open_source(config, "cpu").scale
+    assert torch.equal(load_sae(outcome.folder).W_dec_FD, start / scale)
+
+
 def test_every_third_step_carries_three_times_the_penalty(tmp_path):
     _, stepper = make_stepper(tmp_path, "orthogonality.weight=0.5", "orthogonality.every=3", "sparsity.weight=0")
     for step in range(3):

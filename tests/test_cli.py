@@ -234,6 +234,8 @@ def test_eval_and_report_hand_over_and_print(monkeypatch: pytest.MonkeyPatch, tm
     assert calls[0][1:] == ("cpu", None)
     sae("eval", "runs", "eval.rows=5", "--json")
     assert (calls[1][2].rows, calls[1][2].contexts) == (5, 3)
+    sae("eval", "runs", "eval=full", "eval.rows=5")
+    assert (calls[2][2].rows, calls[2][2].contexts, calls[2][2].words > 0) == (5, 32, True)
     assert sae("eval", "runs", "train.lr=1").exit_code == 2
     assert sae("eval", "eval.rows=5").exit_code == 2
 
@@ -271,6 +273,8 @@ def test_config_show_ls_and_keys() -> None:
         "eval.contexts",
         "eval.batch",
         "eval.composition",
+        "eval.words",
+        "eval.probe_rows",
     }
     assert sae("config", "keys", "evl").exit_code == 2
 

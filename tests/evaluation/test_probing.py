@@ -53,27 +53,32 @@ def model() -> LanguageModel:
     return LanguageModel(compose(["model=tiny", "model.context=64"]).model, "cpu")
 
 
-def test_rows_are_balanced_of_separate_documents_and_those_of_the_labelled_tokens(model: LanguageModel) -> None:
+def test_rows_are_balanced_and_those_of_labelled_tokens_in_documents_of_their_part(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = compose(["model=tiny", "model.context=64"])
-    tasks = probing_tasks(model, config.text, config.model.hook, 480)
+    batches = list(model.contexts(config.text, "validation"))
+    tokens_CT, document_CT = (torch.cat([getattr(b, name) for b in batches]) for name in ("tokens_CT", "document_CT"))
+    numbers = {tuple(tokens_T.tolist()): i for i, tokens_T in enumerate(tokens_CT)}
+
+    def where(part_CT: torch.Tensor, hooks: list[str]) -> dict[str, torch.Tensor]:
+        """Activations that tell where they come from: context and position."""
+        context_C = torch.tensor([numbers[tuple(tokens_T.tolist())] for tokens_T in part_CT])
+        return {hooks[0]: torch.stack(torch.meshgrid(context_C, torch.arange(64), indexing="ij"), dim=2)}
+
+    monkeypatch.setattr(model, "read", where)
+    tasks = probing_tasks(model, config.text, "hook", 480)
     assert set(tasks) >= set(TASKS) - {"quotation", "parentheses"}
-    (batch, *_) = model.contexts(config.text, "validation")
-    x_CTD = model.read(batch.tokens_CT, [config.model.hook])[config.model.hook]
-    matches = 0
     for name, task in tasks.items():
         for held, most in ((True, 160), (False, 320)):
             label_N = task.y_N[task.held_N == held]
             assert 40 <= len(label_N) <= most
             assert label_N.sum() * 2 == len(label_N)
-        # Rows of the first contexts stand at tokens that have their label, in documents of their part.
-        labels_CT = [_labels(model, *context, name) for context in zip(batch.tokens_CT, batch.document_CT, strict=True)]
-        documents, labels = batch.document_CT.flatten().tolist(), [label for row in labels_CT for label in row]
-        for x_D, y, held in zip(*task, strict=True):
-            places = ((x_CTD.flatten(0, 1) - x_D).abs().amax(1) < 1e-4).nonzero()
-            if len(places) == 1:  # contexts that begin with the same token share its activation
-                assert (labels[int(places)], documents[int(places)] % 3 == 0) == (int(y), bool(held))
-                matches += 1
-    assert matches > 200
+        assert len({tuple(x_D.tolist()) for x_D in task.x_ND}) == len(task.x_ND)
+        for (context, place), y, held in zip(task.x_ND.int().tolist(), task.y_N, task.held_N, strict=True):
+            assert context < 120
+            assert bool(held) == (int(document_CT[context, place]) % 3 == 0)
+            assert int(y) == _labels(model, tokens_CT[context], document_CT[context], name)[place]
 
 
 def _labels(model: LanguageModel, tokens_T: torch.Tensor, document_T: torch.Tensor, name: str) -> list[int]:

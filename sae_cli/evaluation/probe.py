@@ -14,7 +14,7 @@ RIDGE = 1e-4
 """Weight of half the squared coefficients, of standardised inputs, in probes of few latents."""
 RIDGES = (1e-3, 1e-2, 1e-1)
 """Those that a dense probe chooses from."""
-ITERATIONS = 200
+ITERATIONS = 100
 HELD = 3
 """One of so many words or documents is held out."""
 NUMBERS = 2**24

@@ -67,8 +67,9 @@ def probing_tasks(model: LanguageModel, text: TextConfig, hook: str, rows: int) 
     tasks = {}
     for name in TASKS:
         if min(counts[name, False], counts[name, True]) >= 2 * FEWEST:
-            x, y, held = zip(*found[name], strict=True)
-            tasks[name] = Task(torch.stack(x), *(torch.tensor(values, device=x[0].device) for values in (y, held)))
+            rows_x, *flags = zip(*found[name], strict=True)
+            x_ND = torch.stack(rows_x)
+            tasks[name] = Task(x_ND, *(torch.tensor(flag, device=x_ND.device) for flag in flags))
     return tasks
 
 

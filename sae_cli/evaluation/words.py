@@ -52,6 +52,8 @@ def word_activations(model: LanguageModel, hook: str, count: int) -> tuple[list[
         if len(prefix) + len(line) + 2 <= settings.context:
             prefix = [*prefix, words[name], *line]
     names = names[LINES : LINES + count]
-    tokens_NT = torch.tensor([[*prefix, words[name]] for name in names], dtype=torch.int64).view(len(names), -1)
+    tokens_NT = torch.tensor([[*prefix, words[name]] for name in names], dtype=torch.int64).view(
+        len(names), len(prefix) + 1
+    )
     parts = [model.read(part_CT, [hook])[hook][:, -1].float() for part_CT in tokens_NT.split(settings.batch) if names]
     return names, torch.cat(parts) if parts else torch.zeros(0, 0)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,25 @@ def test_language_model_source(make_run: MakeRun, tmp_path: Path) -> None:
     assert zero["language_model"]["ce_sae"] > losses["ce_clean"] + 0.1
     assert "ground_truth" not in identity
     assert "language_model" not in evaluate(runs[:1], "cpu", EvalConfig(rows=100, contexts=0))[0]
+
+
+def test_first_letters_and_probing_of_a_language_model(make_run: MakeRun, tmp_path: Path) -> None:
+    overrides = [f"cache.dir={tmp_path / 'caches'}", "cache.tokens=3000", "cache.validation_tokens=1000"]
+    config = compose([*overrides, "model.context=64", "device=cpu", "eval=full", "eval.composition=false"])
+    settings = replace(config.eval, contexts=0, words=300, probe_rows=300, rows=100)
+    runs = [make_run("identity", config, identity_sae(256)), make_run("zero", config, zero_sae(256))]
+    identity, zero = evaluate(runs, "cpu", settings)
+    letters = identity["first_letter"]
+    assert letters["words"] == 300
+    assert letters["letters"] + letters["left_out"] == 26
+    assert 0 <= letters["probe_f1"] <= 1
+    number = identity["probing"]["tasks"]["number"]
+    assert number["dense"]["accuracy"] > 0.9 > number["dense_permuted"]["accuracy"]
+    assert number["sae"]["16"]["accuracy"] > 0.8 > number["permuted"]["16"]["accuracy"]
+    assert zero["probing"]["mean"]["sae"]["16"]["accuracy"] == 0.5
+    assert evaluate(runs[:1], "cpu", replace(settings, batch=7))[0]["probing"] == identity["probing"]
+    off = evaluate(runs[:1], "cpu", replace(settings, words=0, probe_rows=0))[0]
+    assert off.keys().isdisjoint(["first_letter", "probing"])
 
 
 def test_finite_replaces_only_what_json_cannot_hold() -> None:

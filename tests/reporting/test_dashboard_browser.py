@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from playwright.sync_api import expect
 
 from sae_cli.reporting.dashboard import write_dashboard
 from tests.reporting.fake_dashboard import HOSTILE, SILENT, STRONG, TOKENS, content
@@ -171,6 +170,8 @@ def test_keys_move_through_the_order_of_the_list(page):
 
 
 def test_address_opens_a_latent_and_back_returns(page, file):
+    from playwright.sync_api import expect
+
     page.goto(f"{file}#46")
     assert shown(page) == 46
     page.keyboard.press("j")
@@ -194,6 +195,8 @@ def test_constituents_lead_to_the_other_page(page, file):
 
 @pytest.mark.parametrize("n", range(len(HOSTILE)))
 def test_hostile_tokens_are_shown_literally(page, n):
+    from playwright.sync_api import expect
+
     literal = {"\n": "↵", "‮שלום": "⟨202e⟩שלום", "\u200bзаря": "⟨200b⟩заря"}
     page.evaluate(f"location.hash = {COLUMNS['id'][10 + n]}")
     expect(page.locator("#name")).to_have_text(f"Latent {COLUMNS['id'][10 + n]}")

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from textwrap import wrap
+from textwrap import TextWrapper
 from typing import Any
 
 from sae_cli.console import number
@@ -66,9 +66,10 @@ def show_run(point: Point) -> tuple[dict[str, Any], Draw]:
         text = []
         for part in (part for part in parts if part):
             room = max(map(len, part))
+            wide = TextWrapper(width, subsequent_indent=" " * (room + 2), break_on_hyphens=False)
             for name, value in part.items():
                 line = clean(f"{name:{room}}  {value}", ascii_only)
-                text += wrap(line, width, subsequent_indent=" " * (room + 2)) if part is parts[0] else [line[:width]]
+                text += wide.wrap(line) if part is parts[0] else [line[:width]]
             text.append("")
         return [*text, f"next  {data['next']}"] if data["next"] else text[:-1]
 

@@ -40,6 +40,24 @@ def test_a_finished_run_shows_facts_numbers_curves_and_histograms(run):
     assert lines[-1] == f"next  sae report {run}"
 
 
+def test_what_never_changes_is_no_curve_unless_it_is_a_result(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    moving = [line | {"gamma": 0.5, "dead": 0, "lambda": line["step"]} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in moving))
+    curves = show_run(*collect([run]))[0]["curves"]
+    assert curves["lambda"] == {"first": 1, "last": 480}
+    assert curves["dead"] == {"first": 0, "last": 0}
+    assert "gamma" not in curves
+
+
+def test_a_synthetic_source_has_no_model(tmp_path):
+    point = fake.config()
+    point.source.kind = "tree"
+    settings = show_run(*collect([fake.write_run(tmp_path / "a", point)]))[0]["settings"]
+    assert settings["source.kind"] == "tree"
+    assert not any(key.startswith(("model", "text")) for key in settings)
+
+
 @pytest.mark.parametrize(
     ("state", "evaluated", "following"),
     [

@@ -71,8 +71,9 @@ def test_replicates_share_a_row_with_their_interval_unless_ungrouped(seeds):
     points = collect([seeds])
     grouped = table(points, 200).splitlines()
     fvu = interval(points[:3], "fvu")
-    assert f"{fvu.mean:#.3g}±{fvu.half:.1g}" in grouped[1]
-    assert grouped[1].split()[:6] == ["relu", "none", "0", "3", "62.6±2", f"{fvu.mean:#.3g}±{fvu.half:.1g}"]
+    l0 = interval(points[:3], "l0")
+    cells = ["relu", "none", "0", "3", f"{l0.mean:.1f}±{l0.half:.1f}", f"{fvu.mean:.4f}±{fvu.half:.4f}"]
+    assert grouped[1].split()[:6] == cells
     assert len(grouped) == 1 + 6 + 1
     assert "95 % interval" in grouped[-1]
     single = "\n".join(Overview(points, ungrouped=True).table(200))
@@ -128,6 +129,20 @@ def test_no_line_is_longer_than_the_terminal(broken, seeds, width, ascii_only):
         lines = lines_of(folder, width, ascii_only)
         assert max(len(line) for line in lines if not line.startswith("next")) <= width
         assert not ascii_only or all(line.isascii() for line in lines)
+
+
+def test_minor_settings_give_way_before_numbers(tmp_path):
+    for index in range(2):
+        point = fake.config(weight=1.0 + index)
+        for name in ("trees", "branching", "depth", "features", "width"):
+            setattr(point.source, name, 100 + index)
+        point.sae.latents = 64 * (1 + index)
+        fake.write_run(tmp_path / str(index), point)
+    points = collect([tmp_path])
+    heads = {width: table(points, width).splitlines()[0].split() for width in (60, 200)}
+    assert heads[60] == ["branching", "depth", "latents", "lambda", "L0", "FVU", "dCE"]
+    assert heads[200][:4] == ["run", "features", "width", "trees"]
+    assert "left out for want of width: run, dead, nearest, curve, features, width ..." in table(points, 60).replace("\n", " ")
 
 
 def test_one_point_and_none_that_can_be_read(tmp_path):

@@ -125,6 +125,8 @@ def _scratch() -> Any:
 @cache
 def _typed(key: str, value: str) -> Any:
     """Return a JSON value as the field `key` holds it; any exception if it cannot."""
+    if "${" in value:  # refers to other keys
+        raise ValueError(value)
     OmegaConf.update(_scratch(), by_name()[key].name, json.loads(value))
     held = OmegaConf.select(_scratch(), key)
     return OmegaConf.to_object(held) if OmegaConf.is_config(held) else held

@@ -76,9 +76,9 @@ def scatter(
         ]
         + high,
         f"{labels[0] + x_axis.kind:^{width}}",
-        *textwrap.wrap("   ".join(legend), width),
+        *textwrap.wrap("   ".join(entry.replace(" ", "\xa0") for entry in legend), width),
     ]
-    return [clip(one, width, ascii_only) for one in lines]
+    return [clip(one.replace("\xa0", " "), width, ascii_only) for one in lines]
 
 
 class _Axis:

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from textwrap import wrap
+from textwrap import TextWrapper
 from typing import Any
 
 from sae_cli.console import number
@@ -29,12 +29,13 @@ def show_run(point: Point) -> tuple[dict[str, Any], Draw]:
     """Return the JSON object of one run, and what draws it."""
     logged = dict.fromkeys(name for line in point.lines for name in line if name not in NO_CURVE)
     found = {name: curve(point, name) for name in sorted(logged, key=lambda name: [*LABELS, name].index(name))}
-    curves = {name: values for name, values in found.items() if any(value is not None for value in values)}
-    known = {name: [value for value in values if value is not None] for name, values in curves.items()}
+    known = {name: [value for value in values if value is not None] for name, values in found.items()}
+    known = {name: values for name, values in known.items() if len(set(values)) > (name not in LABELS)}
     histograms = {name: shares for name, place in HISTOGRAMS.items() if (shares := _shares(point, *place))}
+    hidden = () if point.config.get("source.kind") == "language_model" else ("model.", "text.")
     data = {
         **progress(point),
-        "settings": {key: value for key in SETTINGS if (value := point.config.get(key)) not in (None, "")},
+        "settings": {key: point.config[key] for key in SETTINGS if key in point.config and not key.startswith(hidden)},
         "stamp": _stamp(point),
         "evaluated": bool(point.evaluation),
         "metrics": point.metrics,
@@ -50,8 +51,8 @@ def show_run(point: Point) -> tuple[dict[str, Any], Draw]:
         numbers = {LABELS[name]: number(value) for name, value in point.metrics.items()}
         trained = {"evaluation": "none; this is the last training line"}
         lines = {
-            name: f"{sparkline(values, bars, ascii_only):{bars}}  {known[name][0]:.4g} → {known[name][-1]:.4g}"
-            for name, values in curves.items()
+            name: f"{sparkline(found[name], bars, ascii_only):{bars}}  {values[0]:.4g} → {values[-1]:.4g}"
+            for name, values in known.items()
         }
         shapes = {
             name: f"{sparkline(shares, bars, ascii_only, zero=True):{bars}}  {edges[0]:.3g} to {edges[-1]:.3g}"
@@ -66,9 +67,10 @@ def show_run(point: Point) -> tuple[dict[str, Any], Draw]:
         text = []
         for part in (part for part in parts if part):
             room = max(map(len, part))
+            wide = TextWrapper(width, subsequent_indent=" " * (room + 2), break_on_hyphens=False)
             for name, value in part.items():
                 line = clean(f"{name:{room}}  {value}", ascii_only)
-                text += wrap(line, width, subsequent_indent=" " * (room + 2)) if part is parts[0] else [line[:width]]
+                text += wide.wrap(line) if part is parts[0] else [line[:width]]
             text.append("")
         return [*text, f"next  {data['next']}"] if data["next"] else text[:-1]
 

@@ -21,7 +21,9 @@ from sae_cli.reporting.tables import NAMES
 
 DEFAULT = ("l0", "fvu", "delta_ce", "nearest_cosine", "mcc", "dead")
 """Metrics of the table where none are chosen; those that no point knows are left out."""
-HEADS = SHORT | NAMES | {"delta_ce": "dCE", "nearest_cosine": "nearest", "dead": "dead", "sae.nonlinearity": "sae"}
+MAIN = {"source.kind": "source", "sae.nonlinearity": "sae", "sae.latents": "latents"} | NAMES
+"""Settings that stay when the terminal is too narrow for all that vary, and how they are called."""
+HEADS = SHORT | MAIN | {"delta_ce": "dCE", "nearest_cosine": "nearest", "dead": "dead"}
 CURVE = 8
 """Width of the table's sparklines."""
 MOST = 12
@@ -81,14 +83,14 @@ class Overview:
         return {"axes": self.axes, "rows": rows, "unfinished": [progress(point) for point in self.unfinished]}
 
     def table(self, width: int, ascii_only: bool = False) -> list[str]:
-        """Return the table with as many columns as fit: run ids, the later metrics and sparklines give way first."""
+        """Return the table with as many columns as fit: run ids, later metrics, sparklines, then settings give way."""
         groups = any(len(row.points) > 1 for row in self.rows)
         columns: dict[str, list[Any]] = {"": ["*" * row.frontier for row in self.rows]}
         if not groups:
             columns["run"] = [row.points[0].run_id[:10] for row in self.rows]
         short = {key: HEADS.get(key, key.rsplit(".", 1)[-1]) for key in self.keys}
-        for key, name in short.items():
-            head = name if list(short.values()).count(name) == 1 else key
+        heads = {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
+        for key, head in heads.items():
             columns[head] = [number(row.points[0].config[key]) for row in self.rows]
         if groups:
             columns["n"] = [f"{row.done}" + f"/{len(row.points)}" * (row.done < len(row.points)) for row in self.rows]
@@ -100,7 +102,8 @@ class Overview:
         room = {name: max(map(len, [name, *texts])) for name, texts in cells.items()}
         metrics = [HEADS[name] for name in self.metrics]
         gone = []
-        for name in ["run", *metrics[:2:-1], "curve", *metrics[2:0:-1]]:
+        minor = [head for key, head in heads.items() if key not in MAIN]
+        for name in ["run", *metrics[:2:-1], "curve", *minor, *metrics[2:0:-1]]:
             if name in room and sum(room.values()) + 2 * len(room) - 2 > width:
                 gone.append(name)
                 del room[name]
@@ -116,7 +119,7 @@ class Overview:
             "curve: FVU over training": "curve" in room,
             "± 95 % interval over seeds": any(value.half is not None for value in values),
             "~ from the last training line": any(row.metrics and not row.done for row in self.rows),
-            f"left out for want of width: {', '.join(gone)}": gone,
+            f"left out for want of width: {', '.join(gone[:6])}{' ...'[: 4 * (len(gone) > 6)]}": gone,
         }
         text += textwrap.wrap("; ".join(note for note, wanted in notes.items() if wanted), width)
         return [clip(line, width, ascii_only) for line in text] if self.rows else []
@@ -210,11 +213,12 @@ def reached(point: Point) -> str:
 
 
 def _cell(row: Row, name: str) -> str:
-    """A mean with three digits and half its interval; ~ before what training said last."""
+    """A mean with three digits and half its interval to the same place; ~ before what training said last."""
     if not (value := row.metrics.get(name)):
         return "-"
     mean = f"{value.mean:#.3g}".rstrip(".") if abs(value.mean) < 1000 else f"{value.mean:.0f}"
-    return "~" * (not row.done) + mean + ("" if value.half is None else f"±{value.half:.1g}")
+    half = "" if value.half is None else f"±{value.half:.{len(mean.partition('.')[2])}f}"
+    return "~" * (not row.done) + mean + half
 
 
 def _state(point: Point) -> str:

@@ -79,8 +79,9 @@ def publish_files(
             run.summary.update(dict(summary or {}))
             if table:
                 base = f"{run.url.rsplit('/', 1)[0]}/" if run.url else ""
-                cells = [[*row.values(), _link(point, base)] for row, point in zip(table, points, strict=True)]
-                columns = [*table[0], "wandb"]
+                links = [_link(point, base) for point in points]
+                cells: list[Any] = [[*row.values(), link] for row, link in zip(table, links, strict=True)]
+                columns: list[str | int] = [*table[0], "wandb"]
                 run.log({"points": wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
             artifact = wandb.Artifact(identity, type=job)
             for name, path in files.items():

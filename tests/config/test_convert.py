@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_cli.config.compose import compose
-from sae_cli.config.convert import flat, from_dict, load_config, to_dict, to_yaml
+from sae_cli.config.convert import flat, from_dict, load_config, load_flat, to_dict, to_yaml
 from sae_cli.config.keys import keys
 from sae_cli.errors import UserError
 
@@ -29,6 +30,29 @@ def test_yaml_round_trips(tmp_path_factory: pytest.TempPathFactory, lr: float, s
     path = tmp_path_factory.mktemp("yaml") / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
     assert load_config(path) == config
+    assert load_flat(path) == flat(config)
+
+
+def test_flat_files_are_converted_and_checked_as_configs_are(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    text = to_yaml(CONFIG)
+    changes = (("lr: 0.001", "lr: 1"), ("lr: 0.001", "lr: ${seed}"), ("  tile: 1024\n", ""))
+    for words in (text, *(text.replace(*change) for change in changes), text + "cache: {}\n"):
+        path.write_text(words)
+        found, expected = ([(key, type(value), value) for key, value in values.items()] for values in both(path))
+        assert found == expected
+    for wrong in ("lr: many", "lr: null", "lr: [1]", "lrr: 1"):
+        path.write_text(text.replace("lr: 0.001", wrong))
+        with pytest.raises(UserError, match=r"config\.yaml: "):
+            load_flat(path)
+    for wrong in ("]", "3", "", "train:", text.replace("nonlinearity: ", "k2: ")):
+        path.write_text(wrong)
+        with pytest.raises(UserError, match=r"config\.yaml: "):
+            load_flat(path)
+
+
+def both(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    return load_flat(path), flat(load_config(path))
 
 
 def test_all_problems_of_a_dictionary_are_named() -> None:

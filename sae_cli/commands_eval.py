@@ -34,7 +34,7 @@ def evaluate(
     """Evaluate finished runs, exported SAEs and those of SAELens, dictionary_learning and sparsify.
 
     Reconstruction, geometry, cross-entropy with the SAE spliced in; writes eval.json into each folder. Overrides: of
-    eval.*, and for SAEs that are no runs their data (model=gpt2 text=wiki cache.tokens=1e6); else the first run's data.
+    eval.*, and for SAEs that are no runs of their data (model=gpt2 text=wiki), which else is that of the first run.
     """
     words = [word for word in paths if "=" in word and not Path(word).exists()]
     folders = [Path(word) for word in paths if word not in words]

@@ -45,7 +45,7 @@ def evaluate(
     """Evaluate finished runs, exported SAEs and those of SAELens, dictionary_learning and sparsify.
 
     Reconstruction, geometry, cross-entropy with the SAE spliced in; writes eval.json into each folder. Overrides: of
-    eval.*, and for SAEs that are no runs their data (model=gpt2 text=wiki cache.tokens=1e6); else the first run's data.
+    eval.*, and for SAEs that are no runs of their data (model=gpt2 text=wiki), which else is that of the first run.
     """
     folders, words = folders_and_words(paths)
     from sae_cli.evaluation.evaluate import evaluate_subjects

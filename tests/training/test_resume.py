@@ -130,6 +130,7 @@ def values(outcome):
         ("sae=jumprelu", "sae.preact_weight=0.01"),
         ("sae=gated", "sparsity.weight=0.5"),
         ("sae=relu", "sparsity.target_l0=3", "sparsity.target_rate=0.01", "train.precision=bf16"),
+        ("sae.freeze_decoder=true", "orthogonality.weight=0", "train.resample_at=[]"),
     ],
     ids=lambda words: words[0],
 )

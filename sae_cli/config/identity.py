@@ -7,12 +7,16 @@ from sae_cli.config.schema import NOT_SEMANTIC, PER_MEMBER, SCHEMA_VERSION, Conf
 from sae_cli.files import short_hash
 
 TRAIN_NOT_SEMANTIC = ("log_every", "checkpoint_every")
+LATER = {"sae": {"freeze_decoder": False}}
+"""Keys that came after the first runs: at these values they are left out, so that older runs keep their ids."""
 
 
 def semantic(config: Config, source_fingerprint: str) -> dict[str, Any]:
     """Return the part of a configuration that decides the trained weights."""
     part = {key: value for key, value in to_dict(config).items() if key not in NOT_SEMANTIC}
     part["train"] = {key: value for key, value in part["train"].items() if key not in TRAIN_NOT_SEMANTIC}
+    for section, keys in LATER.items():
+        part[section] = {key: value for key, value in part[section].items() if key not in keys or value != keys[key]}
     part["source"] = source_fingerprint
     part["mix_bytes"] = config.cache.mix_bytes
     part["schema"] = SCHEMA_VERSION

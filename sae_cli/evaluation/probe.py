@@ -30,7 +30,8 @@ def fit(x_PND: Tensor, y_PN: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tens
     """
     x_PND, y_PN = x_PND.double(), y_PN.double()
     mean_P1D, deviation_P1D = x_PND.mean(1, keepdim=True), x_PND.std(1, keepdim=True, correction=0)
-    deviation_P1D = torch.where(deviation_P1D > 0, deviation_P1D, 1)
+    varies_P1D = deviation_P1D > 1e-9 * x_PND.abs().amax(1, keepdim=True)
+    deviation_P1D = torch.where(varies_P1D, deviation_P1D, 1)
     z_PND = (x_PND - mean_P1D) / deviation_P1D
     weight_PN = class_weights(y_PN)
     w_PD = z_PND.new_zeros(len(y_PN), x_PND.shape[2], requires_grad=True)

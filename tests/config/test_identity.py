@@ -3,7 +3,7 @@
 import pytest
 
 from sae_cli.config.compose import compose
-from sae_cli.config.identity import run_id, stack_key
+from sae_cli.config.identity import run_id, semantic, stack_key
 from sae_cli.config.schema import PER_MEMBER
 
 BASE = ["orthogonality=chunked"]
@@ -42,3 +42,8 @@ def test_other_keys_separate_stacks(word):
 def test_frozen_directions_separate_stacks():
     words = ["orthogonality.weight=0", "sae.freeze_decoder=true"]
     assert identity(stack_key, words[0]) != identity(stack_key, *words)
+
+
+def test_a_later_key_at_its_first_value_leaves_the_id_alone():
+    assert "freeze_decoder" not in semantic(compose(BASE), "source")["sae"]
+    assert identity(run_id, "sae.freeze_decoder=true") != identity(run_id)

@@ -162,7 +162,9 @@ def test_first_letters_and_probing_of_a_language_model(make_run: MakeRun, tmp_pa
     assert number["dense"]["accuracy"] > 0.9 > number["dense_permuted"]["accuracy"]
     assert number["sae"]["16"]["accuracy"] > 0.8 > number["permuted"]["16"]["accuracy"]
     assert zero["probing"]["mean"]["sae"]["16"]["accuracy"] == 0.5
-    assert evaluate(runs[:1], "cpu", replace(settings, batch=7))[0]["probing"] == identity["probing"]
+    again = evaluate(runs[:1], "cpu", replace(settings, batch=7, words=0))[0]
+    assert again["probing"] == identity["probing"]
+    assert "first_letter" not in again
     off = evaluate(runs[:1], "cpu", replace(settings, words=0, probe_rows=0))[0]
     assert off.keys().isdisjoint(["first_letter", "probing"])
 

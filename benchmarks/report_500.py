@@ -48,7 +48,8 @@ def seconds_to_open(page: str) -> float:
         tab = browser.new_page(viewport={"width": 1440, "height": 900})
         tab.add_init_script(WATCH)
         tab.goto(f"file://{page}", wait_until="commit")
-        while (taken := tab.evaluate("window.drawnAfter ?? null")) is None:
+        began = time.monotonic()
+        while (taken := tab.evaluate("window.drawnAfter ?? null")) is None and time.monotonic() - began < 60:
             time.sleep(0.05)
         browser.close()
     return taken / 1000

@@ -37,6 +37,8 @@ HISTOGRAMS = (
     ("Biases", "biases.histogram", "counts", "encoder bias (units of the scaled input)"),
 )
 """Heading, place in eval.json, its counts, axis title, and the curve to hold it against."""
+SCRIPTS = ("report_figures", "report_saving", "report_heatmaps", "report_tables", "report")
+"""Templates of the page's script, in order."""
 TABS = {"neighbour_recall": "neighbours seen", "neighbour_gap": "neighbour gap", "step_seconds": "step time"}
 COSTS = (
     "Penalties that look for neighbours approximately: the share of directions that are held against their true nearest "
@@ -92,7 +94,7 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
         buttons, grids = "", ""
         panes = {tab: grid for tab, grid in panes.items() if grid}
         for index, (tab, grid) in enumerate(panes.items()):
-            keys = {title: "-".join(re.findall(r"[\w.]+", f"{prefix} {tab} {title}")) for title in grid}
+            keys = {title: "-".join(re.findall(r"[\w.]+", f"{prefix} {title}")) for title in grid}
             shown.update({keys[title]: one for title, one in grid.items()})
             bodies = "".join(_card(keys[title], title) for title in grid)
             buttons += f"<button aria-pressed='{str(not index).lower()}'>{escape(tab)}</button>"
@@ -149,10 +151,10 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
         _section(
             "Training",
             "One line is one run; the stronger lambda is the stronger line.",
-            tabs("training", {title: {"": one} for title, one in trained.items() if one}),
+            tabs("training", {title: {title: one} for title, one in trained.items() if one}),
         ),
         _section("Not finished", "These points are on no frontier.", problems_table(points)),
-        _section("All points", rest, "<table class='points'></table>"),
+        _section("All points", rest, "<div class='wide every'></div>"),
     ]
     data = {
         "name": "-".join(re.findall(r"[\w.]+", name)),
@@ -172,7 +174,7 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
         settings=_shared_settings(points, groups),
         made=f"sae {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         style=(files / "report.css").read_text(),
-        script=(files / "report.js").read_text(),
+        script="\n".join((files / f"{part}.js").read_text() for part in SCRIPTS),
         plotly=(resources.files("plotly") / "package_data" / "plotly.min.js").read_text(),
         data=pack(data),
     )
@@ -226,6 +228,5 @@ def _section(title: str, text: str, body: str) -> str:
 
 
 def _card(key: str, title: str, text: str = "") -> str:
-    words = f"<h3>{escape(title)}</h3>" * bool(title) + f"<p>{escape(text)}</p>" * bool(text)
-    caption = f"<figcaption>{words}</figcaption>" * bool(words)
+    caption = f"<figcaption><h3>{escape(title)}</h3>{f'<p>{escape(text)}</p>' * bool(text)}</figcaption>"
     return f"<figure>{caption}<div class='plot' data-figure='{escape(key)}'></div></figure>"

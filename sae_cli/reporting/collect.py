@@ -49,7 +49,9 @@ METRICS = (
     Metric("shrinkage", "reconstruction.shrinkage", "shrinkage (below 1: reconstructions too short)"),
     Metric("recovered", "language_model.recovered_mean", "CE recovered (against mean ablation)"),
     Metric("kl", "language_model.kl", "KL (nats per token)"),
-    Metric("neighbour_recall", "", "neighbour recall (share of true nearest that the penalty sees)", "neighbour_recall"),
+    Metric(
+        "neighbour_recall", "", "neighbour recall (share of true nearest that the penalty sees)", "neighbour_recall"
+    ),
     Metric("neighbour_gap", "", "neighbour gap (cosine of the true nearest above the nearest seen)", "neighbour_gap"),
     Metric("step_seconds", "", "step time (seconds per step of all that trained together)", "step_seconds"),
 )
@@ -215,6 +217,8 @@ def _evaluation(run: RunDirectory) -> dict[str, Any]:
         float(value or 0)  # raises for whole numbers beyond all floats
     for place in HISTOGRAMS:
         if histogram := at(evaluation, place):
+            if not isinstance(histogram, dict) or "edges" not in histogram:
+                raise ValueError(f"{place} has no edges")
             for name, values in histogram.items():
                 histogram[name] = _array(values, 1, f"{place}.{name}")
             if any(len(values) != len(histogram["edges"]) - (name != "edges") for name, values in histogram.items()):
@@ -226,7 +230,10 @@ def _evaluation(run: RunDirectory) -> dict[str, Any]:
 
 
 def _array(values: Any, dimensions: int, place: str) -> np.ndarray:
-    array = np.array(values)
+    try:
+        array = np.array(values)
+    except ValueError:  # rows of different lengths
+        array = np.empty(0)
     if array.ndim != dimensions or array.dtype.kind not in "if" or not np.isfinite(array).all():
         raise ValueError(f"{place} is not a {'table' if dimensions > 1 else 'list'} of numbers")
     return array.astype(float)

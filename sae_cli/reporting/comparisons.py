@@ -104,7 +104,9 @@ def penalty_cost(groups: Groups) -> list[Row]:
     clocks: dict[Any, list[Point]] = {}
     for point in groups.points:
         if "seconds" in point.curve:
-            clocks.setdefault((point.sweep, point.device, point.curve["seconds"].to_numpy().tobytes()), []).append(point)
+            clocks.setdefault((point.sweep, point.device, point.curve["seconds"].to_numpy().tobytes()), []).append(
+                point
+            )
     stacks = {id(point): members for members in clocks.values() for point in members}
     pairs = _pairs(groups)
     rows = []

@@ -1,7 +1,7 @@
 """Figures of a report as plain plotly dictionaries: `plotly.graph_objects.Figure(figure)` makes an object of one.
 
 `customdata` holds indices: of points, or of replicate groups where a trace's `meta` says so. `layout.meta` names the
-columns of the figure's data.
+columns of the figure's data, and may end with words about it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sae_cli.reporting.collect import HEATMAP, HEATMAP_BIAS, LABELS, Point, at
+from sae_cli.reporting.collect import HEATMAP, HEATMAP_BIAS, LABELS, SHORT, Point, at
 from sae_cli.reporting.groups import Groups, finished, non_dominated
 from sae_cli.reporting.look import FAINT, NEUTRAL, SCALE, SHADE, marks, named
 from sae_cli.reporting.replicates import interval
@@ -39,7 +39,7 @@ CURVES = {
 TRUTHS = 6
 """Most heatmaps of true features."""
 CROWD = 60
-"""Points of a frontier figure above which markers are smaller."""
+"""Points of a figure above which markers are smaller and lines thinner."""
 CURVE_POINTS, ALL_POINTS = 200, 20_000
 """Most points of one curve, and of one figure's curves together (with a floor of 40 each)."""
 
@@ -85,7 +85,7 @@ def frontier(groups: Groups, name: str) -> tuple[Figure, list[Point]] | None:
         gap, on = kept < 0, best[kept] & (kept >= 0)
         x, y = np.where(gap[:, None], np.nan, means[kept]).T
         half_x, half_y = np.where(gap[:, None], np.nan, halves[kept]).T
-        bars = {"type": "data", "color": colour, "thickness": 1, "width": 3}
+        bars = {"type": "data", "color": colour + FAINT, "thickness": 1.5, "width": 0}
         line = {
             "mode": "lines+markers",
             "line": {"color": colour + FAINT, "width": 1.3, "dash": dash},
@@ -104,7 +104,8 @@ def frontier(groups: Groups, name: str) -> tuple[Figure, list[Point]] | None:
         data.append(_line(x, y, **line, **named(groups, *look, data, of="groups")))
     front = [point for (_, found), keep in zip(clusters, best, strict=True) if keep for point in found]
     every = np.array([[p.metrics[metric] for metric in names] for _, found in clusters for p in found])
-    axes = [_axis(LABELS[metric], values, True) for metric, values in zip(names, every.T, strict=True)]
+    titles = [LABELS[metric] if len(LABELS[metric]) < 40 else SHORT[metric] for metric in names]
+    axes = [_axis(title, values, True) for title, values in zip(titles, every.T, strict=True)]
     return _figure(data, *axes, columns=names), front
 
 
@@ -145,15 +146,21 @@ def histogram(groups: Groups, where: str, counts: str, title: str, random: str =
             lines.setdefault((one.family, one.setting), []).append(line)
             if random in found:
                 x, y = _density(found["edges"], found[random]).T
-                look = {"name": "random directions", "fill": "tozeroy", "fillcolor": SHADE, "hovertemplate": "%{y:.3~g}"}
+                look = {
+                    "name": "random directions",
+                    "fill": "tozeroy",
+                    "fillcolor": SHADE,
+                    "hovertemplate": "%{y:.3~g}",
+                }
                 baselines[y.round(2).tobytes()] = _line(x, y, line={"color": NEUTRAL, "width": 1}, **look)
     data: list[Figure] = list(baselines.values())
+    crowd = sum(len(members) for members in lines.values())
     for look, members in lines.items():
         colour, _, dash = marks(groups, *look)
         hover = {"hovertemplate": "at %{x:.3~g}: %{y:.3~g}"}
         data.append(
             _joined(members)
-            | {"opacity": 0.9, "line": {"color": colour, "dash": dash, "width": 1.6}}
+            | {"opacity": 0.8, "line": {"color": colour, "dash": dash, "width": 1.6 if crowd <= CROWD else 1}}
             | hover
             | named(groups, *look, data)
         )
@@ -194,9 +201,10 @@ def truth(groups: Groups) -> dict[str, Figure]:
         plain = {"showgrid": False, "zeroline": False}
         x = {"title": {"text": "true feature"}, "tick0": 0, "dtick": max(1, size.shape[1] // 6)}
         y = {"title": {"text": "latent, in matched order"}, "autorange": "reversed", "type": "category"}
-        title = f"{groups.label(point)} · MCC {point.metrics['mcc']:.3f}"
+        title, about = f"{groups.family(point)} · {groups.setting(point)}", groups.label(point, brief=True)
+        about = f"{about} · MCC {point.metrics['mcc']:.3f}"
         axes = plain | x, plain | y | {"tickvals": ticks}
-        figures[title] = _figure([trace], *axes, columns=("true_feature", "latent", "abs_cos"))
+        figures[title] = _figure([trace], *axes, columns=("true_feature", "latent", "abs_cos", about))
     return figures
 
 

@@ -99,10 +99,11 @@ class Groups:
         """Its seeds, where they vary."""
         return self._words(point, [key for key in self.keys if key in SEEDS])
 
-    def label(self, point: Point, seed: bool = True) -> str:
-        """One line that names a point among the others."""
+    def label(self, point: Point, seed: bool = True, brief: bool = False) -> str:
+        """One line that names a point among the others; `brief`: among those of its family and setting."""
         steps = [f"{LADDER[key]} {point.config[key]:g}" for key in self.ladder]
-        parts = [self.family(point), self.setting(point), *steps, self.rest(point), self.seed(point) * seed]
+        which = [] if brief else [self.family(point), self.setting(point)]
+        parts = [*which, *steps, self.rest(point), self.seed(point) * seed]
         return " · ".join(part for part in parts if part)
 
     def _words(self, point: Point, keys: list[str]) -> str:

@@ -38,7 +38,9 @@ def columns(points: list[Point], groups: Groups, frontiers: dict[str, list[Point
         if known:
             look = {"digits": decimals(known), "number": True, "metric": name}
             table.append({"head": SHORT[name], "title": LABELS[name], "values": values} | look)
-    on = {id(p): [name.removeprefix("l0_").replace("_", " ") for name, f in frontiers.items() if p in f] for p in points}
+    on = {
+        id(p): [name.removeprefix("l0_").replace("_", " ") for name, f in frontiers.items() if p in f] for p in points
+    }
     table.append(
         {"head": "frontier", "title": "frontiers it lies on", "values": [", ".join(on[id(p)]) for p in points]}
     )

@@ -96,7 +96,7 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
         for index, (tab, grid) in enumerate(panes.items()):
             keys = {title: "-".join(re.findall(r"[\w.]+", f"{prefix} {title}")) for title in grid}
             shown.update({keys[title]: one for title, one in grid.items()})
-            bodies = "".join(_card(keys[title], title) for title in grid)
+            bodies = "".join(_card(keys[title], title, *one["layout"]["meta"][3:]) for title, one in grid.items())
             buttons += f"<button aria-pressed='{str(not index).lower()}'>{escape(tab)}</button>"
             grids += f"<div class='grid'{' hidden' * bool(index)}>{bodies}</div>"
         choice = f"<div class=tabs>{buttons}</div>" if len(panes) > 1 else ""
@@ -115,7 +115,7 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
             "Frontiers",
             "One marker is one point; a line joins points that differ in lambda only. Filled markers are on the "
             "frontier (grey steps): no other point is at least as good on both axes; dominated ones are hollow. "
-            + "Points that differ in their seeds only are one marker at the mean with its 95 % interval (Student's t), "
+            + "Points that differ in their seeds only are one marker at the mean with its 95\u00a0% interval (Student's t), "
             "the single runs faint dots. " * seeds + "Hover for settings and numbers, click to find it in the table.",
             f"<div class='grid'>{cards}</div>" if cards else "",
         ),
@@ -123,7 +123,7 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
             "What the penalty does",
             "Each point against the same point without the penalty: same lambda, same everything else. Means over "
             "the pairs, without → with, and the change"
-            + (" with its 95 % interval over seeds" * seeds)
+            + (" with its 95\u00a0% interval over seeds" * seeds)
             + f". The nearest cosine is the median over alive latents{would}.",
             effect_table(groups),
         ),

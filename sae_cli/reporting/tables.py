@@ -38,11 +38,11 @@ def reference_table(groups: Groups) -> tuple[str, str]:
     def show(name: str, value: Interval) -> str:
         text = f"{value.mean:.{digits[name]}f}"
         text = f"<b>{text}</b>" if value.mean == best_of(rows, name) else text
-        return text if value.half is None else f"{text} <small>± {value.half:.2g}</small>"
+        return text if value.half is None else f"{text} <small>± {value.half:.{digits[name]}f}</small>"
 
     note = (
         f"Every nonlinearity and penalty read at L0 = {reference:.3g}, the value that most of them reach: interpolated "
-        "between neighbouring lambdas (linear in log L0). Over several seeds: mean ± 95 % interval. Best of each "
+        "between neighbouring lambdas (linear in log L0). Over several seeds: mean ± 95\u00a0% interval. Best of each "
         "column in bold."
     )
     return note, _comparison(rows, COMPARED[1:], "points", show)
@@ -51,9 +51,11 @@ def reference_table(groups: Groups) -> tuple[str, str]:
 def effect_table(groups: Groups) -> str:
     """Metrics without → with each penalty, means over matched points; empty if no point has its partner."""
     rows = penalty_effect(groups)
-    sides = {n: [side for r in rows if n in r.values for side in (r.values[n].before, r.values[n].after)] for n in COMPARED}
+    sides = {
+        n: [side for r in rows if n in r.values for side in (r.values[n].before, r.values[n].after)] for n in COMPARED
+    }
     digits = {name: decimals(known) for name, known in sides.items()}
-    return _comparison(rows, COMPARED, "pairs", lambda name, value: _change(value, digits[name]))
+    return _comparison(rows, COMPARED, "pairs", lambda name, value: _change(value, digits[name]), missing="<i>–</i>")
 
 
 def cost_table(groups: Groups) -> str:
@@ -69,8 +71,8 @@ def cost_table(groups: Groups) -> str:
         if isinstance(value, Change):
             return _change(value, decimals([value.before, value.after]))
         if isinstance(value, Interval):
-            half = "" if value.half is None else f" <small>± {value.half:.2g}</small>"
-            return (f"{value.mean:.1%}" if name == "neighbour_recall" else f"{value.mean:.4f}") + half
+            form = ".1%" if name == "neighbour_recall" else ".4f"
+            return f"{value.mean:{form}}" + ("" if value.half is None else f" <small>± {value.half:{form}}</small>")
         return escape(value)
 
     return _comparison(penalty_cost(groups), heads, "points", show, heads, "<i>–</i>")
@@ -79,9 +81,9 @@ def cost_table(groups: Groups) -> str:
 def _change(change: Change, digits: int) -> str:
     relative = ""
     if change.relative is not None:
-        half = "" if change.relative.half is None else f" ± {100 * change.relative.half:.2g}"
-        relative = f"{100 * change.relative.mean:+.0f}{half} %".replace("-", "\u2212")
-    return f"{change.before:.{digits}f} → {change.after:.{digits}f} <small>{relative}</small>"
+        half = "" if change.relative.half is None else f" ± {100 * change.relative.half:.1f}"
+        relative = f"{100 * change.relative.mean:+.1f}{half} %".replace("-", "\u2212")
+    return f"{change.before:.{digits}f} → {change.after:.{digits}f} <small class=below>{relative}</small>"
 
 
 def _comparison(

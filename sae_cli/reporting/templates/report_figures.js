@@ -72,7 +72,7 @@ const figure = (key) => {
 // Figures carry the colours of the light look; the dark one swaps each for its partner and keeps its alpha.
 const recolour = (value) => {
   if (typeof value === "string") return isDark && value[0] === "#" ? (dark[value.slice(0, 7)] ?? value.slice(0, 7)) + value.slice(7) : value;
-  if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map(recolour);
+  if (Array.isArray(value)) return value.map(recolour);
   if (value === null || typeof value !== "object" || ArrayBuffer.isView(value)) return value;
   return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, recolour(part)]));
 };

@@ -2,11 +2,11 @@
 const leading = /^[-+\u2212]?[\d,]*\.?\d+(e[-+]?\d+)?/i;
 const value = (cell) => {
   const text = cell.dataset.value ?? cell.textContent.trim();
-  if (!cell.classList.contains("number")) return text;
-  const found = leading.exec(text);
-  return found ? Number(found[0].replace("\u2212", "-").replace(/,/g, "")) : "";
+  const found = cell.classList.contains("number") && leading.exec(text);
+  if (found) return Number(found[0].replace("\u2212", "-").replace(/,/g, ""));
+  return cell.firstElementChild?.tagName === "I" ? "" : text;
 };
-const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
+const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(b, undefined, { numeric: true }));
 const FILTERED = 8;
 
 const sortable = (table, things) => {

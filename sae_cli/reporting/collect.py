@@ -50,8 +50,13 @@ METRICS = (
     Metric("shrinkage", "reconstruction.shrinkage", "shrinkage (below 1: reconstructions too short)"),
     Metric("recovered", "language_model.recovered_mean", "CE recovered (against mean ablation)"),
     Metric("kl", "language_model.kl", "KL (nats per token)"),
+    Metric(
+        "neighbour_recall", "", "neighbour recall (share of true nearest that the penalty sees)", "neighbour_recall"
+    ),
+    Metric("neighbour_gap", "", "neighbour gap (cosine of the true nearest above the nearest seen)", "neighbour_gap"),
+    Metric("step_seconds", "", "step time (seconds per step of all that trained together)", "step_seconds"),
 )
-"""The numbers of the report in the order of its table."""
+"""The numbers of the report in the order of its table; one that no run has is shown nowhere."""
 
 LABELS = {metric.name: metric.label for metric in METRICS}
 SHORT = {name: label.split(" (")[0] for name, label in LABELS.items()}
@@ -81,19 +86,33 @@ class Point:
     lines: list[dict[str, Any]] = field(default_factory=list)
     """The lines of metrics.jsonl."""
     evaluation: dict[str, Any] = field(default_factory=dict)
+    """eval.json, its HISTOGRAMS and HEATMAP as arrays."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The METRICS that are known and finite."""
+    sweep: str = ""
+    """Name of the folder it was found in, if there are several."""
+    device: str = ""
 
     @cached_property
-    def curve(self) -> "pd.DataFrame":
-        """The lines of metrics.jsonl as a table; what is no number there is NaN."""
-        import pandas as pd  # 0.4 s, which `sae show` need not wait for
+    def curve(self) -> dict[str, np.ndarray]:
+        """The columns of `lines`, and `step_seconds` between them; what is no number there is NaN."""
+        columns = {key: _numbers([line.get(key) for line in self.lines]) for line in self.lines for key in line}
+        if {"seconds", "step"} <= set(columns) and len(self.lines) > 1:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                between = np.diff(columns["seconds"]) / np.diff(columns["step"])
+            columns["step_seconds"] = np.append(np.nan, between)
+        return columns
 
-        return pd.DataFrame(self.lines).apply(pd.to_numeric, errors="coerce")
+
+def _numbers(values: list[Any]) -> np.ndarray:
+    try:
+        return np.array(values, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        return np.array([value if type(value) in (int, float) else np.nan for value in values], dtype=float)
 
 
 def at(data: Any, where: str) -> Any:
-    """Return the value at a dotted place of nested dictionaries, None where a part is missing."""
+    """The value at a dotted place of nested dicts, or None."""
     for key in where.split("."):
         data = data.get(key) if isinstance(data, dict) else None
     return data
@@ -103,8 +122,20 @@ def collect(folders: Sequence[Path]) -> list[Point]:
     """Read every run at or below the folders, each once. UserError if a folder is missing or holds no run."""
     if not folders:
         raise UserError("no folder given; name a run folder or a folder of runs, such as runs/demo")
-    runs = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
-    return [_read(run) for run in runs.values()]
+    found: dict[Path, tuple[RunDirectory, Path]] = {}
+    for folder in folders:
+        whole = not (folder / "config.yaml").exists()
+        lost = {file.parent for file in folder.glob("**/status.json") if "wandb" not in file.parts} if whole else set()
+        for run in [*find_runs(folder), *map(RunDirectory, sorted(lost))]:
+            found.setdefault(run.path.resolve(), (run, (folder if whole else folder.parent).resolve()))
+    sweeps = dict.fromkeys(sweep for _, sweep in found.values())
+    names = [sweep.name for sweep in sweeps]
+    called = {sweep: sweep.name if names.count(sweep.name) == 1 else str(sweep) for sweep in sweeps}
+    points = []
+    for run, sweep in found.values():
+        points.append(_read(run))
+        points[-1].sweep = called[sweep] if len(sweeps) > 1 else ""
+    return points
 
 
 def frame(points: list[Point]) -> "pd.DataFrame":
@@ -114,6 +145,7 @@ def frame(points: list[Point]) -> "pd.DataFrame":
     rows = []
     for point in points:
         row: dict[str, Any] = {name: getattr(point, name) for name in ("run_id", "folder", "state", "error")}
+        row |= {"sweep": point.sweep} if point.sweep else {}
         row |= {"evaluated": bool(point.evaluation)} | dict.fromkeys(LABELS, math.nan) | point.metrics
         config = point.config.items()
         rows.append(row | {f"config.{key}": json.dumps(v) if isinstance(v, list) else v for key, v in config})
@@ -124,7 +156,7 @@ def varying(points: list[Point]) -> list[str]:
     """Keys of the configuration in which the points differ, in the schema's order."""
     configs = [point.config for point in points if point.config]
     keys = dict.fromkeys(key for config in configs for key in config if not key.startswith(NOT_SHOWN))
-    return [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
+    return [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
 
 
 def _read(run: RunDirectory) -> Point:
@@ -145,14 +177,18 @@ def _read(run: RunDirectory) -> Point:
 
     point.config = attempt("config.yaml", dict, lambda: load_flat(run.path / "config.yaml"))
     point.status = status = attempt("status.json", dict, lambda: run.status)
+    stamp = attempt("stamp.json", dict, lambda: run.stamp if (run.path / "stamp.json").exists() else {})
     lines = attempt("metrics.jsonl", list, run.metrics)
+    point.lines = [line for line in lines if isinstance(line, dict)]
     point.evaluation = attempt("eval.json", dict, lambda: _evaluation(run))
-    point.lines = lines = [line for line in lines if isinstance(line, dict)]
     point.run_id, point.state = str(status.get("run_id") or point.run_id), str(status.get("state", "new"))
-    point.error = str(status.get("error") or "")
+    point.error, point.device = str(status.get("error") or ""), str(stamp.get("device", ""))
     if problems:
         point.state, point.error = "corrupt", "; ".join(problems)
-    last = lines[-1] if lines else {}
+    last = dict(point.lines[-1]) if point.lines else {}
+    if "step_seconds" in point.curve:
+        times = point.curve["step_seconds"]
+        last["step_seconds"] = float(np.median(times[np.isfinite(times)])) if np.isfinite(times).any() else None
     for metric in METRICS:
         for value in (at(point.evaluation, metric.where), last.get(metric.trained)):
             if isinstance(value, int | float) and math.isfinite(value):
@@ -162,14 +198,34 @@ def _read(run: RunDirectory) -> Point:
 
 
 def _evaluation(run: RunDirectory) -> dict[str, Any]:
-    """eval.json with its arrays checked, so that figures can rely on their shapes. ValueError if one is wrong."""
+    """eval.json with its numbers and arrays checked, so that figures can rely on them. ValueError if one is wrong."""
     evaluation = run.evaluation or {}
+    for metric in METRICS:
+        section, value = metric.where.split(".")[0], at(evaluation, metric.where)
+        if not isinstance(evaluation.get(section, {}), dict):
+            raise ValueError(f"{section} holds {type(evaluation[section]).__name__}, not dict")
+        if value is not None and type(value) not in (int, float):
+            raise ValueError(f"{metric.where} holds {type(value).__name__}, not a number")
+        float(value or 0)  # raises for whole numbers beyond all floats
     for place in HISTOGRAMS:
         if histogram := at(evaluation, place):
-            lengths = {name: len(np.asarray(values, dtype=float)) for name, values in histogram.items()}
-            edges = lengths.pop("edges", 0)
-            if any(length != edges - 1 for length in lengths.values()):
+            if not isinstance(histogram, dict) or "edges" not in histogram:
+                raise ValueError(f"{place} has no edges")
+            for name, values in histogram.items():
+                histogram[name] = _array(values, 1, f"{place}.{name}")
+            if any(len(values) != len(histogram["edges"]) - (name != "edges") for name, values in histogram.items()):
                 raise ValueError(f"{place} needs one edge more than counts")
-    if np.asarray(at(evaluation, HEATMAP) or [[]], dtype=float).ndim != 2:
-        raise ValueError(f"{HEATMAP} is not a table")
+    for place, dimensions in ((HEATMAP, 2), (HEATMAP_BIAS, 1)):
+        if value := at(evaluation, place):
+            evaluation["ground_truth"][place.split(".")[1]] = _array(value, dimensions, place)
     return evaluation
+
+
+def _array(values: Any, dimensions: int, place: str) -> np.ndarray:
+    try:
+        array = np.array(values)
+    except ValueError:  # rows of different lengths
+        array = np.empty(0)
+    if array.ndim != dimensions or array.dtype.kind not in "if" or not np.isfinite(array).all():
+        raise ValueError(f"{place} is not a {'table' if dimensions > 1 else 'list'} of numbers")
+    return array.astype(float)

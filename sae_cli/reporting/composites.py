@@ -82,7 +82,7 @@ def _rows(content: dict[str, Any]) -> list[list[str]]:
             if row := test["rows"].get(key):
                 cells = [*map(_three, row["mean"]), f"{row['composite']:.2%}", _three(row.get("recovered"))]
                 first = key == "measured"
-                rows.append([escape(words) * first, escape(name), *(f"<b>{c}</b>" if first else c for c in cells)])
+                rows.append([escape(words), escape(name), *(f"<b>{c}</b>" if first else c for c in cells)])
     return rows
 
 

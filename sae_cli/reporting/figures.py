@@ -1,16 +1,21 @@
-"""Plotly figures of a report: each function takes the groups and gives go.Figure objects that stand alone too."""
+"""Figures of a report as plain plotly dictionaries: `plotly.graph_objects.Figure(figure)` makes an object of one.
 
-from collections.abc import Sequence
-from html import escape
+`customdata` holds indices: of points, or of replicate groups where a trace's `meta` says so. `layout.meta` names the
+columns of the figure's data, and may end with words about it.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from sae_cli.reporting.collect import HEATMAP, HEATMAP_BIAS, LABELS, SHORT, Point, at
-from sae_cli.reporting.groups import KIND, LAMBDA, WEIGHT, Groups, non_dominated
-from sae_cli.reporting.look import NEUTRAL, SCALE, SHADE, marks, named
+from sae_cli.reporting.groups import Groups, finished, non_dominated
+from sae_cli.reporting.look import FAINT, NEUTRAL, SCALE, SHADE, marks, named
+from sae_cli.reporting.replicates import interval
 
+Figure = dict[str, Any]
 FRONTIERS = {
     "l0_delta_ce": ("l0", "delta_ce"),
     "l0_fvu": ("l0", "fvu"),
@@ -26,209 +31,218 @@ CURVES = {
     "dead": "dead latents (share)",
     "nearest_cosine": "mean nearest cosine of directions",
     "negative_biases": "negative biases (share)",
+    "neighbour_recall": "share of true nearest that the penalty sees",
+    "neighbour_gap": "cosine of the true nearest above the nearest seen",
+    "step_seconds": "seconds per step of all that trained together",
 }
 """Training curves: key of a metrics.jsonl line -> axis title."""
-HEATMAPS = ("fvu", "l0", "delta_ce", "nearest_cosine", "mcc")
 TRUTHS = 6
 """Most heatmaps of true features."""
 CROWD = 60
-"""Points of a frontier figure above which markers are smaller."""
-CURVE_POINTS, ALL_POINTS = 200, 30_000
+"""Points of a figure above which markers are smaller and lines thinner."""
+CURVE_POINTS, ALL_POINTS = 200, 20_000
 """Most points of one curve, and of one figure's curves together (with a floor of 40 each)."""
 
 
-def frontier(groups: Groups, name: str) -> tuple[go.Figure, list[Point]] | None:
-    """Scatter of finished points for FRONTIERS[name], series joined along lambda, and the non-dominated points.
+def frontier(groups: Groups, name: str) -> tuple[Figure, list[Point]] | None:
+    """Scatter of finished points for FRONTIERS[name], and the non-dominated points; None if no point has both metrics.
 
-    Non-dominated points are filled, the others hollow. None if no finished point has both metrics.
+    Points that differ in their seeds only are one mean with 95 % t intervals, the single ones faint dots beside it;
+    the frontier is that of the means. Markers on it are filled, dominated ones hollow and faded; lines run along
+    lambda.
     """
     names = x_name, y_name = FRONTIERS[name]
-    every = [point for one in groups.series for point in one.done(*names)]
-    if not every:
+    clusters = [(index, found) for index, one in enumerate(groups.replicates) if (found := finished(one, *names))]
+    if not clusters:
         return None
-    xs, ys = ([point.metrics[metric] for point in every] for metric in names)
-    kept = non_dominated(xs, ys, upwards=y_name == "mcc")
-    front = [point for point, keep in zip(every, kept, strict=True) if keep]
-    best = {id(point) for point in front}
-    large, small = (12, 9) if len(every) <= CROWD else (8, 5)
-    edge = sorted({(point.metrics[x_name], point.metrics[y_name]) for point in front})
-    steps = {"color": SHADE, "width": 8, "shape": "hv"}
-    data = [_line([x for x, _ in edge], [y for _, y in edge], name="frontier", hoverinfo="skip", line=steps)]
-    for one in groups.series:
-        if not (points := one.done(*names)):
-            continue
-        colour, symbol, dash = marks(groups, one)
-        x, y = ([point.metrics[metric] for point in points] for metric in names)
-        trace = _line(
-            x,
-            y,
-            line={"color": colour, "width": 1.3, "dash": dash},
-            marker={
+    halves, means = np.full((2, len(clusters), 2), np.nan)
+    for row, (_, found) in enumerate(clusters):
+        for column, metric in enumerate(names):
+            one = interval(found, metric)
+            assert one is not None  # finished() kept points that have the metric
+            means[row, column], halves[row, column] = one.mean, np.nan if one.half is None else one.half
+    best = np.array(non_dominated(means[:, 0], means[:, 1], upwards=y_name == "mcc"))
+    edge = np.unique(means[best], axis=0)
+    data: list[Figure] = [
+        _line(*edge.T, name="frontier", hoverinfo="skip", line={"color": SHADE, "width": 8, "shape": "hv"})
+    ]
+    large, small = (12, 9) if len(clusters) <= CROWD else (9, 6)
+    looks: dict[tuple[str, str], list[int]] = {}
+    for row, (_, found) in enumerate(clusters):
+        looks.setdefault((groups.family(found[0]), groups.setting(found[0])), []).append(row)
+    order = {id(point): place for place, point in enumerate(groups.points)}
+    for look, rows in looks.items():
+        colour, symbol, dash = marks(groups, *look)
+        rows.sort(key=lambda row: (groups.rest(clusters[row][1][0]), order[id(clusters[row][1][0])]))
+        singles = [p for row in rows if len(clusters[row][1]) > 1 for p in clusters[row][1]]
+        if singles:
+            dots = _line(*np.array([[p.metrics[metric] for metric in names] for p in singles]).T)
+            dots |= {"mode": "markers", "customdata": np.array([groups.index[id(p)] for p in singles])}
+            data.append(dots | {"opacity": 0.4, "marker": {"color": colour, "size": 4}} | named(groups, *look))
+        # A gap in the line wherever something else than lambda changes.
+        parts = [list(part) for _, part in groupby(rows, key=lambda row: groups.rest(clusters[row][1][0]))]
+        kept = np.array([row for part in parts for row in [*part, -1]][:-1])
+        gap, on = kept < 0, best[kept] & (kept >= 0)
+        x, y = np.where(gap[:, None], np.nan, means[kept]).T
+        half_x, half_y = np.where(gap[:, None], np.nan, halves[kept]).T
+        bars = {"type": "data", "color": colour + FAINT, "thickness": 1.5, "width": 0}
+        line = {
+            "mode": "lines+markers",
+            "line": {"color": colour + FAINT, "width": 1.3, "dash": dash},
+            "marker": {
                 "color": colour,
                 "line": {"width": 1.5, "color": colour},
-                "symbol": [symbol if id(point) in best else f"{symbol}-open" for point in points],
-                "size": [large if id(point) in best else small for point in points],
+                "symbol": np.where(on, symbol, f"{symbol}-open").tolist(),
+                "size": np.where(on, large, small).tolist(),
+                "opacity": np.where(on, 1, 0.5).tolist(),
             },
-            text=[describe(groups, point) for point in points],
-            hovertemplate="%{text}<extra></extra>",
-            customdata=[point.run_id for point in points],
-            **named(groups, one, data),
-        )
-        data.append(trace | {"mode": "lines+markers"})
-    return _figure(data, _axis(LABELS[x_name], xs), _axis(LABELS[y_name], ys)), front
+            "customdata": np.array([clusters[row][0] for row in kept]),
+            "hovertemplate": "%{x:.4~g}, %{y:.4~g}",
+        }
+        if singles:
+            line |= {"error_x": bars | {"array": half_x}, "error_y": bars | {"array": half_y}}
+        data.append(_line(x, y, **line, **named(groups, *look, data, of="groups")))
+    front = [point for (_, found), keep in zip(clusters, best, strict=True) if keep for point in found]
+    every = np.array([[p.metrics[metric] for metric in names] for _, found in clusters for p in found])
+    titles = [LABELS[metric] if len(LABELS[metric]) < 40 else SHORT[metric] for metric in names]
+    axes = [_axis(title, values, True) for title, values in zip(titles, every.T, strict=True)]
+    return _figure(data, *axes, columns=names), front
 
 
-def heatmaps(groups: Groups, metric: str) -> dict[str, go.Figure]:
-    """lambda x penalty for each nonlinearity, on one colour scale; several points in a cell are averaged.
-
-    Empty unless lambda or the penalty varies and the metric is known.
-    """
-    cells: dict[str, dict[tuple[float, str], list[float]]] = {}
-    for one in groups.series:
-        for point in one.done(metric):
-            cell = cells.setdefault(one.family, {})
-            cell.setdefault((point.config[LAMBDA], one.setting), []).append(point.metrics[metric])
-    means = {family: {key: float(np.mean(found)) for key, found in cell.items()} for family, cell in cells.items()}
-    keys = {key for cell in means.values() for key in cell}
-    if len(keys) < 2:
-        return {}
-    lambdas = sorted({value for value, _ in keys})
-    settings = [setting for setting in groups.settings if any(setting == name for _, name in keys)]
-    values = [value for cell in means.values() for value in cell.values()]
-    crowded = len(lambdas) > 6
-    figures = {}
-    for family, mean in means.items():
-        trace = _heatmap(
-            [[mean.get((value, setting)) for value in lambdas] for setting in settings],
-            min(values),
-            max(values),
-            f"lambda %{{x}}, %{{y}}<br>{LABELS[metric]} %{{z:.4~g}}<extra></extra>",
-            x=[f"{value:g}" for value in lambdas],
-            y=[escape(setting) for setting in settings],
-            hoverongaps=False,
-            xgap=3,
-            ygap=3,
-            # Numbers where they fit into the cells, else a colour bar.
-            texttemplate="" if crowded else "%{z:.3r}",
-            textfont={"size": 13},
-            showscale=crowded,
-        )
-        plain = {"type": "category", "showgrid": False}
-        figures[family] = _figure([trace], plain | {"title": "lambda"}, plain, height=74 + 52 * max(2, len(settings)))
-    return figures
-
-
-def curves(groups: Groups, key: str) -> go.Figure | None:
+def curves(groups: Groups, key: str) -> Figure | None:
     """One training metric over the rows seen, one line per run; a stronger lambda is a stronger line."""
-    members = [(one, point) for one in groups.series for point in one.points]
-    lambdas = sorted({point.config[LAMBDA] for _, point in members})
+    members = [(one, point) for one in groups.series for point in one.points if {"tokens", key} <= set(point.curve)]
     most = max(40, min(CURVE_POINTS, ALL_POINTS // max(1, len(members))))
-    data: list[dict[str, Any]] = []
+    steps = sorted({groups.step(point) for _, point in members})
+    lines: dict[tuple[Any, ...], list[tuple[int, np.ndarray]]] = {}
     for one, point in members:
-        if not {"tokens", key} <= set(point.curve):
-            continue
-        known = np.stack([point.curve[name].to_numpy(np.float32) for name in ("tokens", key)], axis=1)
+        known = np.stack([point.curve[name].astype(np.float32) for name in ("tokens", key)], axis=1)
         known = known[np.isfinite(known).all(axis=1)]
-        x, y = known[np.unique(np.linspace(0, max(0, len(known) - 1), min(most, len(known))).round().astype(int))].T
-        rank = (lambdas.index(point.config[LAMBDA]) + 1) / len(lambdas)
-        colour, _, dash = marks(groups, one)
-        trace = _line(
-            x,
-            y,
-            opacity=0.35 + 0.65 * rank,
-            line={"color": colour, "dash": dash, "width": 1.2 + rank},
-            hovertemplate=f"{escape(groups.label(point))}<br>%{{x:.3s}} rows: %{{y:.4~g}}<extra></extra>",
-            **named(groups, one, data),
-        )
-        data.append(trace)
-    values = [float(value) for trace in data for value in trace["y"]]
-    return _figure(data, {"title": "rows seen in training"}, _axis(CURVES[key], values)) if data else None
+        if len(known):
+            known = known[np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(int))]
+            look = one.family, one.setting, (steps.index(groups.step(point)) + 1) / len(steps)
+            lines.setdefault(look, []).append((groups.index[id(point)], known))
+    data: list[Figure] = []
+    for (family, setting, rank), found in lines.items():
+        colour, _, dash = marks(groups, family, setting)
+        look = {"opacity": 0.35 + 0.65 * rank, "line": {"color": colour, "dash": dash, "width": 1.2 + rank}}
+        hover = {"hovertemplate": "%{x:.3s} rows: %{y:.4~g}"}
+        data.append(_joined(found) | look | hover | named(groups, family, setting, data))
+    values = np.concatenate([trace["y"] for trace in data]) if data else np.empty(0)
+    axes = {"title": {"text": "rows seen in training"}}, _axis(CURVES[key], values[np.isfinite(values)])
+    return _figure(data, *axes, columns=("rows", key)) if data else None
 
 
-def histogram(groups: Groups, where: str, counts: str, title: str, random: str = "") -> go.Figure | None:
+def histogram(groups: Groups, where: str, counts: str, title: str, random: str = "") -> Figure | None:
     """A histogram of eval.json as one line of unit area per run; `random` names a curve to hold the lines against."""
-    data: list[dict[str, Any]] = []
-    baselines: dict[bytes, dict[str, Any]] = {}
+    lines: dict[tuple[str, str], list[tuple[int, np.ndarray]]] = {}
+    baselines: dict[bytes, Figure] = {}
     for one in groups.series:
-        colour, _, dash = marks(groups, one)
         for point in one.points:
             found = at(point.evaluation, where) or {}
-            if not sum(found.get(counts) or []):
+            if counts not in found or not found[counts].sum() or not np.diff(found["edges"]).all():
                 continue
-            line = _density(found["edges"], found[counts], groups.label(point))
-            data.append(line | {"line": {"color": colour, "dash": dash, "width": 1.6}} | named(groups, one, data))
+            line = groups.index[id(point)], _density(found["edges"], found[counts])
+            lines.setdefault((one.family, one.setting), []).append(line)
             if random in found:
-                curve = _density(found["edges"], found[random], "random directions")
-                look = {"name": "random directions", "fill": "tozeroy", "fillcolor": SHADE}
-                baselines[curve["y"].round(2).tobytes()] = curve | look | {"line": {"color": NEUTRAL, "width": 1}}
+                x, y = _density(found["edges"], found[random]).T
+                look = {
+                    "name": "random directions",
+                    "fill": "tozeroy",
+                    "fillcolor": SHADE,
+                    "hovertemplate": "%{y:.3~g}",
+                }
+                baselines[y.round(2).tobytes()] = _line(x, y, line={"color": NEUTRAL, "width": 1}, **look)
+    data: list[Figure] = list(baselines.values())
+    crowd = sum(len(members) for members in lines.values())
+    for look, members in lines.items():
+        colour, _, dash = marks(groups, *look)
+        hover = {"hovertemplate": "at %{x:.3~g}: %{y:.3~g}"}
+        data.append(
+            _joined(members)
+            | {"opacity": 0.8, "line": {"color": colour, "dash": dash, "width": 1.6 if crowd <= CROWD else 1}}
+            | hover
+            | named(groups, *look, data)
+        )
     if not data:
         return None
-    data = [*baselines.values(), *data]
-    seen = np.concatenate([trace["x"][trace["y"] > 0.002 * trace["y"].max()] for trace in data])
-    x_axis = {"title": title, "range": [float(seen.min()), float(seen.max())]}
-    return _figure(data, x_axis, {"title": "density of latents (area 1)", "rangemode": "tozero"})
+    seen = np.concatenate([trace["x"][trace["y"] > 0.002 * np.nanmax(trace["y"])] for trace in data])
+    x_axis = {"title": {"text": title}, "range": [float(seen.min()), float(seen.max())]}
+    y_axis = {"title": {"text": "density of latents (area 1)"}, "rangemode": "tozero"}
+    return _figure(data, x_axis, y_axis, columns=(where.split(".")[0], "density"))
 
 
-def truth(groups: Groups) -> dict[str, go.Figure]:
+def truth(groups: Groups) -> dict[str, Figure]:
     """|cos| of latents (rows), then of the decoder bias, with true features (columns), for the highest MCC of each
     nonlinearity and penalty."""
-    known = [(one, p) for one in groups.series for p in one.done("mcc") if at(p.evaluation, HEATMAP)]
+    known = [(one, p) for one in groups.series for p in one.done("mcc") if at(p.evaluation, HEATMAP) is not None]
     known.sort(key=lambda pair: -pair[1].metrics["mcc"])
     best: dict[tuple[str, str], Point] = {}
     for one, point in known:
         best.setdefault((one.family, one.setting), point)
     figures = {}
     for point in list(best.values())[:TRUTHS]:
-        size = np.abs(np.array(at(point.evaluation, HEATMAP), dtype=np.float32)).T
+        size = np.abs(at(point.evaluation, HEATMAP)).T
         rows = [f"latent {row}" for row in range(len(size))]
         ticks = rows[:: max(1, len(rows) // 6)]
-        if bias := at(point.evaluation, HEATMAP_BIAS):
-            size = np.vstack([size, np.abs(np.array(bias, dtype=np.float32))])
-            rows, ticks = [*rows, "b_dec"], [*ticks, "b_dec"]
-        trace = _heatmap(size, 0, 1, "%{y}, true feature %{x}: |cos| %{z:.3f}<extra></extra>", y=rows)
+        bias = at(point.evaluation, HEATMAP_BIAS)
+        if bias is not None and len(bias) == size.shape[1]:
+            size, rows, ticks = np.vstack([size, np.abs(bias)]), [*rows, "b_dec"], [*ticks, "b_dec"]
+        trace = {
+            "type": "heatmap",
+            "z": size.round(3).tolist(),
+            "y": rows,
+            "zmin": 0,
+            "zmax": 1,
+            "colorscale": SCALE,
+            "showscale": False,
+            "hovertemplate": "%{y}, true feature %{x}: |cos| %{z:.3f}<extra></extra>",
+        }
         plain = {"showgrid": False, "zeroline": False}
-        x = {"title": "true feature", "tick0": 0, "dtick": max(1, size.shape[1] // 6)}
-        y = {"title": "latent, in matched order", "autorange": "reversed", "type": "category", "tickvals": ticks}
-        title = f"{groups.label(point)} · MCC {point.metrics['mcc']:.3f}"
-        figures[title] = _figure([trace], plain | x, plain | y)
+        x = {"title": {"text": "true feature"}, "tick0": 0, "dtick": max(1, size.shape[1] // 6)}
+        y = {"title": {"text": "latent, in matched order"}, "autorange": "reversed", "type": "category"}
+        title, about = f"{groups.family(point)} · {groups.setting(point)}", groups.label(point, brief=True)
+        about = f"{about} · MCC {point.metrics['mcc']:.3f}"
+        axes = plain | x, plain | y | {"tickvals": ticks}
+        figures[title] = _figure([trace], *axes, columns=("true_feature", "latent", "abs_cos", about))
     return figures
 
 
-def describe(groups: Groups, point: Point) -> str:
-    """Hover text: what the point is, then its numbers."""
-    lines = [f"<b>{escape(groups.label(point))}</b>", f"run {escape(point.run_id)}"]
-    plain = ("sae.nonlinearity", "sparsity.kind", LAMBDA, KIND, WEIGHT)
-    lines += [f"{key} = {escape(str(point.config.get(key)))}" for key in groups.keys if key not in plain]
-    return "<br>".join(lines + [f"{SHORT[name]} {value:.4g}" for name, value in point.metrics.items()])
+def _figure(data: list[Figure], x: Figure, y: Figure, columns: Sequence[str]) -> Figure:
+    return {"data": data, "layout": {"xaxis": x, "yaxis": y, "hovermode": "closest", "meta": list(columns)}}
 
 
-def _figure(data: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], height: int | None = None) -> go.Figure:
-    return go.Figure({"data": data, "layout": {"xaxis": x, "yaxis": y, "hovermode": "closest", "height": height}})
-
-
-def _line(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, **look: Any) -> dict[str, Any]:
+def _line(x: np.ndarray, y: np.ndarray, **look: Any) -> Figure:
     return {"type": "scatter", "mode": "lines", "x": x, "y": y} | look
 
 
-def _heatmap(z: Any, low: float, high: float, hover: str, **look: Any) -> dict[str, Any]:
-    scale = {"zmin": low, "zmax": high, "colorscale": SCALE, "showscale": False}
-    return {"type": "heatmap", "z": z, "hovertemplate": hover} | scale | look
+def _joined(lines: Iterable[tuple[int, np.ndarray]]) -> Figure:
+    """One trace of many runs' lines with gaps between them: a browser draws few traces faster than many."""
+    gap = np.full((1, 2), np.nan, dtype=np.float32)
+    parts = [(np.full(len(line) + 1, index), np.vstack([line, gap])) for index, line in lines]
+    x, y = np.vstack([line for _, line in parts])[:-1].T
+    return _line(x, y, customdata=np.concatenate([index for index, _ in parts])[:-1])
 
 
-def _density(edges: list[float], counts: list[float], label: str) -> dict[str, Any]:
-    """A line through the middles of the bins whose area is 1."""
-    edge, count = np.array(edges, dtype=float), np.array(counts, dtype=float)
-    density = count / count.sum() / np.diff(edge)
-    hover = f"{escape(label)}<br>at %{{x:.3~g}}: %{{y:.3~g}}<extra></extra>"
-    middle = (edge[1:] + edge[:-1]) / 2
-    return _line(middle.astype(np.float32), density.astype(np.float32), hovertemplate=hover)
+def _density(edges: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(bins, 2): the middles of the bins, and a density whose area is 1."""
+    density = counts / counts.sum() / np.diff(edges)
+    return np.stack([(edges[1:] + edges[:-1]) / 2, density], axis=1).astype(np.float32)
 
 
-def _axis(title: str, values: Sequence[float]) -> dict[str, Any]:
-    """Logarithmic if the values are positive and span a factor of 6, with ticks that read as plain numbers."""
-    low, high = min(values, default=0), max(values, default=0)
-    if low <= 0 or high < 6 * low:
-        return {"title": title}
+def _axis(title: str, values: np.ndarray, held: bool = False) -> Figure:
+    """Logarithmic if the values are positive and span a factor of 6, with ticks that read as plain numbers.
+
+    `held`: the range is that of the values, so that wide intervals do not shrink everything else.
+    """
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    log = low > 0 and high >= 6 * low
+    ends = np.log10([low, high]) if log else np.array([low, high])
+    margin = 0.07 * float(ends[1] - ends[0]) or abs(float(ends[1])) * 0.1 or 1.0
+    axis: Figure = {"title": {"text": title}}
+    axis |= {"range": [float(ends[0]) - margin, float(ends[1]) + margin]} if held else {}
+    if not log:
+        return axis
     steps = (1, 2, 5) if high < 300 * low else (1,)
     ticks = [step * 10.0**power for power in range(-12, 13) for step in steps]
-    return {"title": title, "type": "log", "tickvals": ticks, "ticktext": [f"{tick:.7g}" for tick in ticks]}
+    return axis | {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:.7g}" for tick in ticks]}

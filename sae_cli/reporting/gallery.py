@@ -2,39 +2,66 @@
 
 import json
 import re
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from sae_cli.reporting import figures
-from sae_cli.reporting.collect import Point
-from sae_cli.reporting.groups import Groups
-from sae_cli.reporting.look import theme
+from sae_cli.reporting.collect import LABELS, Point
+from sae_cli.reporting.groups import LADDER, Groups
+from sae_cli.reporting.look import SCALE, theme
 from sae_cli.reporting.report import HISTOGRAMS
+
+MAPS = ("fvu", "l0", "delta_ce", "nearest_cosine", "mcc")
+"""Metrics of which there is a map; the page draws one of any."""
 
 
 def figures_of(points: list[Point]) -> dict[str, go.Figure]:
     """Return the report's figures, such as {"frontier/l0_fvu": ...}, in the light look with plain lists in them."""
     groups = Groups(points)
-    found: dict[str, go.Figure | None] = {}
+    found: dict[str, figures.Figure | None] = {}
     for name in figures.FRONTIERS:
         found[f"frontier/{name}"] = (figures.frontier(groups, name) or (None,))[0]
-    for name in figures.HEATMAPS:
-        found |= {f"map/{name} {family}": one for family, one in figures.heatmaps(groups, name).items()}
+    for name in MAPS:
+        found |= {f"map/{name} {family}": _map(groups, name, family) for family in groups.families}
     found |= {f"curve/{name}": figures.curves(groups, name) for name in figures.CURVES}
     found |= {f"histogram/{title}": figures.histogram(groups, *where) for title, *where in HISTOGRAMS}
     found |= {f"truth/{title}": one for title, one in figures.truth(groups).items()}
-    known = {re.sub(r"[^\w/.]+", "_", name): one for name, one in found.items() if one}
-    for one in known.values():
-        one.update_layout(template=theme(dark=False), paper_bgcolor="white")
-        for trace in one.data:
-            for name in ("x", "y", "z"):
-                # Other viewers need not know the binary form in which plotly writes arrays; equal values it keeps.
-                if isinstance(array := getattr(trace, name, None), np.ndarray):
-                    trace[name] = None
-                    trace[name] = array.tolist()
-    return known
+    look = {"template": theme(dark=False), "paper_bgcolor": "white"}
+    return {
+        re.sub(r"[^\w/.]+", "_", name): go.Figure(_plain(one)).update_layout(look) for name, one in found.items() if one
+    }
+
+
+def _map(groups: Groups, metric: str, family: str) -> figures.Figure | None:
+    """A metric over lambda and penalty, mean over the points of a cell; None for fewer than two cells."""
+    cells: dict[tuple[str, str], list[float]] = {}
+    for one in groups.series:
+        for point in one.done(metric) if one.family == family else ():
+            step = ", ".join(f"{value:g}" for value in groups.step(point))
+            cells.setdefault((one.setting, step), []).append(point.metrics[metric])
+    if len(cells) < 2:
+        return None
+    rows, columns = (list(dict.fromkeys(keys)) for keys in zip(*cells, strict=True))
+    columns.sort(key=lambda step: [float(value) for value in step.split(", ")])
+    z = [[fmean(cells[row, column]) if (row, column) in cells else None for column in columns] for row in rows]
+    titles = [
+        {"title": {"text": text}, "type": "category"} for text in (", ".join(LADDER[key] for key in groups.ladder), "")
+    ]
+    trace = {"type": "heatmap", "x": columns, "y": rows, "z": z, "colorscale": SCALE, "texttemplate": "%{z:.3r}"}
+    layout = {"title": {"text": LABELS[metric]}, "xaxis": titles[0], "yaxis": titles[1]}
+    return {"data": [trace], "layout": layout}
+
+
+def _plain(value: Any) -> Any:
+    """The value with lists for arrays: other viewers need not know the binary form in which plotly writes those."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def table_of(points: list[Point]) -> list[dict[str, Any]]:

@@ -1,77 +1,123 @@
-"""Points grouped into series (one nonlinearity, one penalty, lambda running) and what follows from comparing them."""
+"""Points grouped into series (one nonlinearity, one penalty, one seed; lambda running), and the names they go by."""
 
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from sae_cli.reporting.collect import Point, varying
+from sae_cli.reporting.replicates import SEEDS, replicates
 
 OFF = "no penalty"
 LAMBDA, KIND, WEIGHT = "sparsity.weight", "orthogonality.kind", "orthogonality.weight"
-COMPARED = ("l0", "fvu", "delta_ce", "nearest_cosine", "mcc")
-"""Metrics of the comparison tables."""
+LADDER = {LAMBDA: "lambda", "sparsity.target_l0": "target L0", "sae.k": "k"}
+"""Keys that trade sparsity against reconstruction, along which a series runs."""
+NAMES = LADDER | {KIND: "penalty", WEIGHT: "gamma", "sparsity.kind": "sparsity"}
+"""Names of configuration keys where the last component is not enough."""
 
 
 @dataclass
 class Series:
-    """Points that differ in lambda only, in the order of lambda."""
+    """Points that differ in the LADDER only, in its order."""
 
     family: str
     setting: str
     rest: str
+    seed: str
     points: list[Point]
 
     def done(self, *metrics: str) -> list[Point]:
         """Finished points that have all these metrics."""
-        return [point for point in self.points if point.state == "done" and all(m in point.metrics for m in metrics)]
+        return finished(self.points, *metrics)
 
 
 class Groups:
     """The series of a report, and the names by which its points go."""
 
     def __init__(self, points: list[Point]) -> None:
+        self.index = {id(point): index for index, point in enumerate(points)}
+        """Where a point stands among all points, the corrupt ones included."""
         points = [point for point in points if point.config]
         self.keys = varying(points)
         """Keys of the configuration that vary within the report."""
-        self._penalised = varying([point for point in points if _penalised(point)])
-        found: dict[tuple[str, str, str], list[Point]] = {}
+        self._penalised = varying([point for point in points if is_penalised(point)])
+        self.ladder = [key for key in LADDER if key in self.keys] or [LAMBDA]
+        found: dict[tuple[str, str, str, str], list[Point]] = {}
         for point in points:
-            found.setdefault((self.family(point), self.setting(point), self._rest(point)), []).append(point)
-        self.series = [
-            Series(*key, sorted(members, key=lambda point: point.config[LAMBDA])) for key, members in found.items()
-        ]
-        self.series.sort(key=lambda s: (s.family != "relu", s.family, s.setting != OFF, s.setting, s.rest))
+            key = (self.family(point), self.setting(point), self.rest(point), self.seed(point))
+            found.setdefault(key, []).append(point)
+        self.series = [Series(*key, sorted(members, key=self.step)) for key, members in found.items()]
+        sweeps = list(dict.fromkeys(point.sweep for point in points))
+        self.series.sort(
+            key=lambda s: (
+                sweeps.index(s.points[0].sweep),
+                s.points[0].config["sae.nonlinearity"] != "relu",
+                s.family,
+                s.setting != OFF,
+                s.setting,
+                s.rest,
+                s.seed,
+            )
+        )
         self.families = list(dict.fromkeys(one.family for one in self.series))
         self.settings = list(dict.fromkeys(one.setting for one in self.series))
+        self.points = [point for one in self.series for point in one.points]
+        self.replicates = replicates(self.points)
+        """Points that differ in their seeds only."""
 
     def family(self, point: Point) -> str:
-        """Nonlinearity, with the sparsity kind where the report has several."""
+        """Nonlinearity, with the sweep and the sparsity kind where the report has several."""
         kind = f" {point.config['sparsity.kind']}" if "sparsity.kind" in self.keys else ""
-        return f"{point.config['sae.nonlinearity']}{kind}"
+        return f"{point.sweep} · " * bool(point.sweep) + f"{point.config['sae.nonlinearity']}{kind}"
 
     def setting(self, point: Point) -> str:
         """The orthogonality penalty: kind, gamma, and what else of it varies between penalised points."""
-        if not _penalised(point):
+        if not is_penalised(point):
             return OFF
-        others = (k for k in self._penalised if k.startswith("orthogonality.") and k not in (KIND, WEIGHT))
-        extra = "".join(f", {key.split('.')[1]} {point.config[key]}" for key in others)
-        return f"{point.config[KIND]} {point.config[WEIGHT]:g}{extra}"
+        kind, *others = self.variant(point).split(", ")
+        return ", ".join([f"{kind} {point.config[WEIGHT]:g}", *others])
 
-    def label(self, point: Point) -> str:
-        """One line that names a point among the others."""
-        parts = [self.family(point), self.setting(point), f"lambda {point.config[LAMBDA]:g}", self._rest(point)]
+    def variant(self, point: Point) -> str:
+        """The orthogonality penalty without its gamma."""
+        others = (k for k in self._penalised if k.startswith("orthogonality.") and k not in (KIND, WEIGHT))
+        return ", ".join([point.config[KIND], *(f"{key.split('.')[1]} {point.config[key]}" for key in others)])
+
+    def step(self, point: Point) -> tuple[float, ...]:
+        """Where a point stands on its series."""
+        return tuple(point.config[key] for key in self.ladder)
+
+    def rest(self, point: Point) -> str:
+        """What else tells the point from others, its seeds apart."""
+        named = {"sae.nonlinearity", "sparsity.kind", *LADDER, *SEEDS}
+        return self._words(point, [k for k in self.keys if k not in named and not k.startswith("orthogonality.")])
+
+    def seed(self, point: Point) -> str:
+        """Its seeds, where they vary."""
+        return self._words(point, [key for key in self.keys if key in SEEDS])
+
+    def label(self, point: Point, seed: bool = True, brief: bool = False) -> str:
+        """One line that names a point among the others; `brief`: among those of its family and setting."""
+        steps = [f"{LADDER[key]} {point.config[key]:g}" for key in self.ladder]
+        which = [] if brief else [self.family(point), self.setting(point)]
+        parts = [*which, *steps, self.rest(point), self.seed(point) * seed]
         return " · ".join(part for part in parts if part)
 
-    def _rest(self, point: Point) -> str:
-        named = ("sae.nonlinearity", "sparsity.kind", LAMBDA)
-        keys = [key for key in self.keys if key not in named and not key.startswith("orthogonality.")]
+    def _words(self, point: Point, keys: list[str]) -> str:
         return " · ".join(f"{key.rsplit('.', 1)[-1]} {_short(point.config.get(key))}" for key in keys)
+
+
+def finished(points: Iterable[Point], *metrics: str) -> list[Point]:
+    """Finished points that have all these metrics."""
+    return [point for point in points if point.state == "done" and all(m in point.metrics for m in metrics)]
+
+
+def is_penalised(point: Point) -> bool:
+    """Whether an orthogonality penalty is on."""
+    return point.config[KIND] != "none" and point.config[WEIGHT] != 0
 
 
 def non_dominated(x: Iterable[float], y: Iterable[float], upwards: bool = False) -> list[bool]:
@@ -86,8 +132,8 @@ def non_dominated(x: Iterable[float], y: Iterable[float], upwards: bool = False)
 
 def reference_l0(series: list[Series]) -> float:
     """The L0 that lies within the range of most series, the middle one on a log scale; NaN without two L0s."""
-    ladders = [ladder for one in series if len(ladder := _ladder(one, "l0")) > 1]
-    ranges = [(ladder[0][0], ladder[-1][0]) for ladder in ladders]
+    ladders = [found for one in series if len(found := ladder(one, "l0")) > 1]
+    ranges = [(found[0][0], found[-1][0]) for found in ladders]
     ends = sorted({end for pair in ranges for end in pair})
     cover: dict[float, int] = {}
     for middle in (math.sqrt(low * high) for low, high in pairwise(ends)):
@@ -96,55 +142,10 @@ def reference_l0(series: list[Series]) -> float:
     return best[len(best) // 2] if best else math.nan
 
 
-def at_reference(groups: Groups, reference: float) -> list[dict[str, Any]]:
-    """Each family and penalty at one L0: metrics interpolated along lambda (linear in log L0), mean over its series.
-
-    A metric is missing where no series of the pair reaches the reference from both sides.
-    """
-    rows = []
-    for family, setting in dict.fromkeys((one.family, one.setting) for one in groups.series):
-        row: dict[str, Any] = {"family": family, "setting": setting}
-        members = [one for one in groups.series if (one.family, one.setting) == (family, setting)]
-        for name in COMPARED[1:]:
-            values = [v for one in members if (v := _interpolate(_ladder(one, name), reference)) is not None]
-            row |= {name: fmean(values), "series": len(values)} if values else {}
-        rows.append(row | {"points": sum(len(one.done()) for one in members)})
-    return rows
-
-
-def penalty_effect(groups: Groups) -> list[dict[str, Any]]:
-    """Each family and penalty against the same points without it: {metric: (without, with)}, means over the pairs."""
-    done = [(one, point) for one in groups.series for point in one.done()]
-    plain = {(s.family, s.rest, p.config[LAMBDA]): p for s, p in done if s.setting == OFF}
-    pairs: dict[tuple[str, str], list[tuple[Point, Point]]] = {}
-    for one, point in done:
-        partner = plain.get((one.family, one.rest, point.config[LAMBDA]))
-        if partner and one.setting != OFF:
-            pairs.setdefault((one.family, one.setting), []).append((partner, point))
-    rows = []
-    for (family, setting), matched in pairs.items():
-        row: dict[str, Any] = {"family": family, "setting": setting, "pairs": len(matched)}
-        for name in COMPARED:
-            both = [(a.metrics[name], b.metrics[name]) for a, b in matched if name in a.metrics and name in b.metrics]
-            row |= {name: tuple(fmean(side) for side in zip(*both, strict=True))} if both else {}
-        rows.append(row)
-    return rows
-
-
-def _ladder(one: Series, name: str) -> list[tuple[float, float]]:
+def ladder(one: Series, name: str) -> list[tuple[float, float]]:
     """(L0, metric) of a series' finished points, in rising L0."""
     known = [point.metrics for point in one.done("l0", name)]
     return sorted((metrics["l0"], metrics[name]) for metrics in known if metrics["l0"] > 0)
-
-
-def _interpolate(ladder: list[tuple[float, float]], reference: float) -> float | None:
-    if len(ladder) < 2 or not ladder[0][0] <= reference <= ladder[-1][0]:
-        return None
-    return float(np.interp(math.log(reference), [math.log(l0) for l0, _ in ladder], [value for _, value in ladder]))
-
-
-def _penalised(point: Point) -> bool:
-    return point.config[KIND] != "none" and point.config[WEIGHT] != 0
 
 
 def _short(value: Any) -> str:

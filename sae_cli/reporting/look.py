@@ -3,14 +3,13 @@
 Colours are those of the light look; `DARK` names each one's partner in the dark look.
 """
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-import plotly.graph_objects as go
+from sae_cli.reporting.groups import OFF, Groups
 
-from sae_cli.reporting.groups import OFF, Groups, Series
-
-_PAIRS = {
+_HUES = {
     "#0072b2": "#5aaee8",
     "#d55e00": "#ff9248",
     "#009e73": "#33cf9f",
@@ -20,7 +19,22 @@ _PAIRS = {
     "#5f6670": "#aab2bd",
 }
 """Okabe and Ito's colour-blind safe palette, darkened where it was too light for lines on white, and for the dark."""
+
+
+def _tint(colour: str, other: str, share: float) -> str:
+    parts = zip(bytes.fromhex(colour[1:]), bytes.fromhex(other[1:]), strict=True)
+    return "#" + bytes(round(a + share * (b - a)) for a, b in parts).hex()
+
+
+# A second and a third shade of each hue for reports of many nonlinearities and sweeps.
+_PAIRS = _HUES | {
+    _tint(light, towards, 0.45): _tint(dark, towards, 0.45)
+    for towards in ("#ffffff", "#000000")
+    for light, dark in _HUES.items()
+}
 COLOURS = tuple(_PAIRS)
+FAINT = "99"
+"""Alpha that makes a colour a faint one."""
 NEUTRAL, SHADE, LOW, MIDDLE, HIGH = "#6b7280", "#e3e1da", "#f3f1ec", "#8fb8d6", "#0b4f7d"
 """Grey lines, grey areas, and the scale of heatmaps."""
 SCALE = [[0, LOW], [0.5, MIDDLE], [1, HIGH]]
@@ -41,7 +55,7 @@ SYMBOLS = {
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
-def theme(dark: bool) -> go.layout.Template:
+def theme(dark: bool) -> dict[str, Any]:
     """The plain look of all figures, transparent so that the page shows through."""
     ink, muted, grid, card = ("#22262b", "#5d646e", "#eceae4", "#ffffff")
     if dark:
@@ -59,13 +73,13 @@ def theme(dark: bool) -> go.layout.Template:
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": muted, "activecolor": ink},
         "legend": {"bgcolor": "rgba(0,0,0,0)"},
     }
-    return go.layout.Template(layout=layout)
+    return {"layout": layout}
 
 
-def marks(groups: Groups, one: Series) -> tuple[str, str, str]:
-    """Colour of a series' nonlinearity; marker symbol and dash of its penalty."""
-    which = groups.settings.index(one.setting)
-    colour = COLOURS[groups.families.index(one.family) % len(COLOURS)]
+def marks(groups: Groups, family: str, setting: str) -> tuple[str, str, str]:
+    """Colour of a nonlinearity; marker symbol and dash of a penalty."""
+    which = groups.settings.index(setting)
+    colour = COLOURS[groups.families.index(family) % len(COLOURS)]
     return colour, list(SYMBOLS)[which % len(SYMBOLS)], DASHES[which % len(DASHES)]
 
 
@@ -81,9 +95,14 @@ def legend(groups: Groups) -> str:
     )
 
 
-def named(groups: Groups, one: Series, earlier: list[dict[str, Any]]) -> dict[str, Any]:
-    """Name and legend of a trace (one entry per nonlinearity and penalty), and the indices by which a page filters."""
-    name = escape(one.family if groups.settings == [OFF] else f"{one.family} · {one.setting}")
-    meta = {"family": groups.families.index(one.family), "setting": groups.settings.index(one.setting)}
-    first = all(trace.get("legendgroup") != name for trace in earlier)
-    return {"name": name, "legendgroup": name, "showlegend": first, "meta": meta}
+def named(
+    groups: Groups, family: str, setting: str, earlier: Sequence[dict[str, Any]] | None = None, of: str = "points"
+) -> dict[str, Any]:
+    """Name and legend of a trace (one entry per nonlinearity and penalty), and what a page filters it by.
+
+    `of`: what its `customdata` are indices of. Without `earlier` traces it has no entry in the legend.
+    """
+    name = escape(family if groups.settings == [OFF] else f"{family} · {setting}")
+    meta = {"family": groups.families.index(family), "setting": groups.settings.index(setting), "of": of}
+    taken = {trace["name"] for trace in earlier or () if trace.get("showlegend")}
+    return {"name": name, "legendgroup": name, "showlegend": earlier is not None and name not in taken, "meta": meta}

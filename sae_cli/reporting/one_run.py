@@ -86,7 +86,7 @@ def _shares(point: Point, place: str, counts: str) -> tuple[list[float], list[fl
     if counts not in histogram or not filled:
         return None
     first, last = filled[0], filled[-1] + 1
-    return histogram["edges"][first : last + 1], histogram[counts][first:last]
+    return histogram["edges"][first : last + 1].tolist(), histogram[counts][first:last].tolist()
 
 
 def _stamp(point: Point) -> dict[str, str]:

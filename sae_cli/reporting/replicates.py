@@ -1,9 +1,9 @@
 """Points that differ in their seeds only, and the interval that their spread gives."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
 
 from scipy.special import stdtrit
@@ -30,19 +30,30 @@ class Interval:
 
 
 def replicates(points: Sequence[Point]) -> list[list[Point]]:
-    """Group points whose configurations differ in SEEDS only, in the order of the first of each; corrupt ones apart."""
+    """Group points of a sweep whose configurations differ in SEEDS only, in the order of the first of each.
+
+    Corrupt ones stand alone.
+    """
     groups: dict[str, list[Point]] = {}
     for point in points:
-        rest = {key: v for key, v in point.config.items() if key not in SEEDS and not key.startswith(NOT_SHOWN)}
-        groups.setdefault(json.dumps(rest) if rest else point.folder, []).append(point)
+        rest = [(key, v) for key, v in point.config.items() if key not in SEEDS and not key.startswith(NOT_SHOWN)]
+        groups.setdefault(repr((point.sweep, rest)) if rest else point.folder, []).append(point)
     return list(groups.values())
 
 
 def interval(points: Sequence[Point], metric: str) -> Interval | None:
-    """Return the mean of a metric over finished points with Student's t interval of LEVEL; None if no point has it."""
+    """Return `over` the values of a metric of finished points; None if no point has it."""
     values = [point.metrics[metric] for point in points if point.state == "done" and metric in point.metrics]
-    if not values:
-        return None
+    return over(values) if values else None
+
+
+def over(values: Sequence[float]) -> Interval:
+    """Return the mean of replicates' values with Student's t interval of LEVEL."""
     count = len(values)
-    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(count) if count > 1 else None
+    half = _quantile(count - 1) * stdev(values) / math.sqrt(count) if count > 1 else None
     return Interval(fmean(values), half, count)
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))

@@ -13,9 +13,6 @@ from statistics import median
 from string import Template
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-
 from sae_cli import __version__
 from sae_cli.errors import UserError
 from sae_cli.files import replace_atomically, write_json
@@ -23,8 +20,9 @@ from sae_cli.reporting import figures
 from sae_cli.reporting.collect import NOT_SHOWN, SHORT, Point, collect, frame
 from sae_cli.reporting.composites import NOTE, composites
 from sae_cli.reporting.groups import Groups
-from sae_cli.reporting.look import DARK, legend, theme
-from sae_cli.reporting.tables import effect_table, points_table, problems_table, reference_table
+from sae_cli.reporting.look import DARK, SCALE, legend, theme
+from sae_cli.reporting.payload import columns, pack
+from sae_cli.reporting.tables import cost_table, effect_table, problems_table, reference_table
 
 HEADINGS = {
     "l0_delta_ce": ("L0 against CE loss", "What the language model loses when the SAE's reconstruction is spliced in."),
@@ -39,6 +37,15 @@ HISTOGRAMS = (
     ("Biases", "biases.histogram", "counts", "encoder bias (units of the scaled input)"),
 )
 """Heading, place in eval.json, its counts, axis title, and the curve to hold it against."""
+SCRIPTS = ("report_figures", "report_saving", "report_heatmaps", "report_tables", "report")
+"""Templates of the page's script, in order."""
+TABS = {"neighbour_recall": "neighbours seen", "neighbour_gap": "neighbour gap", "step_seconds": "step time"}
+COSTS = (
+    "Penalties that look for neighbours approximately: the share of directions that are held against their true nearest "
+    "one, and how much larger the cosine of the true nearest is than that of the nearest they are held against. Time: "
+    "seconds per training step, without → with, of everything that trained together; only where as many points without "
+    "any penalty trained together on the same kind of device."
+)
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
@@ -51,7 +58,8 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, 
     out = out or folders[0] / "report.html"
     if out.suffix != ".html":
         raise UserError(f"--out {out}: give a file name that ends in .html")
-    page, frontiers = _page(points, " + ".join(folder.resolve().name for folder in folders))
+    name = " + ".join(dict.fromkeys(point.sweep for point in points)) or folders[0].resolve().name
+    page, frontiers = _page(points, name, out.parent)
     replace_atomically(out, page.encode())
     table = frame(points)
     replace_atomically(out.with_suffix(".parquet"), table.to_parquet(index=False))
@@ -70,10 +78,10 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, 
     return result
 
 
-def _page(points: list[Point], name: str) -> tuple[str, dict[str, list[Point]]]:
-    """Return the page and the points on each frontier."""
+def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, list[Point]]]:
+    """Return the page and the points on each frontier; links are relative to `folder`."""
     groups = Groups(points)
-    shown: dict[str, go.Figure] = {}
+    shown: dict[str, figures.Figure] = {}
     frontiers: dict[str, list[Point]] = {}
     cards = ""
     for key, (heading, text) in HEADINGS.items():
@@ -81,43 +89,51 @@ def _page(points: list[Point], name: str) -> tuple[str, dict[str, list[Point]]]:
             shown[key], frontiers[key] = found
             cards += _card(key, heading, text)
 
-    def tabs(prefix: str, panes: dict[str, dict[str, go.Figure]]) -> str:
+    def tabs(prefix: str, panes: dict[str, dict[str, figures.Figure]]) -> str:
         """Panes of which one is seen at a time; a single pane needs no buttons, an empty one is left out."""
         buttons, grids = "", ""
         panes = {tab: grid for tab, grid in panes.items() if grid}
         for index, (tab, grid) in enumerate(panes.items()):
-            keys = {title: f"{prefix} {tab} {title}" for title in grid}
+            keys = {title: "-".join(re.findall(r"[\w.]+", f"{prefix} {title}")) for title in grid}
             shown.update({keys[title]: one for title, one in grid.items()})
-            bodies = "".join(_card(keys[title], title, height=one.layout.height) for title, one in grid.items())
+            bodies = "".join(_card(keys[title], title, *one["layout"]["meta"][3:]) for title, one in grid.items())
             buttons += f"<button aria-pressed='{str(not index).lower()}'>{escape(tab)}</button>"
             grids += f"<div class='grid'{' hidden' * bool(index)}>{bodies}</div>"
         choice = f"<div class=tabs>{buttons}</div>" if len(panes) > 1 else ""
         return f"<div class='panes'>{choice}{grids}</div>" if panes else ""
 
-    trained = {SHORT.get(key, key): {"": one} for key in figures.CURVES if (one := figures.curves(groups, key))}
-    maps = {SHORT[metric]: figures.heatmaps(groups, metric) for metric in figures.HEATMAPS}
+    trained = {TABS.get(key, SHORT.get(key, key)): figures.curves(groups, key) for key in figures.CURVES}
     latents = {title: one for title, *where in HISTOGRAMS if (one := figures.histogram(groups, *where))}
     random = [point.metrics["nearest_random"] for point in points if "nearest_random" in point.metrics]
     would = f"; random directions would have {median(random):.3g}" if random else ""
     count = sum(not point.evaluation for point in points)
     rest = f"Not evaluated: {count}; what is shown of these comes from their last training line." if count else ""
+    seeds = any(len(group) > 1 for group in groups.replicates)
+    placed = [(groups.step(p), groups.setting(p)) for p in groups.points if p.state == "done"]
     sections = [
         _section(
             "Frontiers",
             "One marker is one point; a line joins points that differ in lambda only. Filled markers are on the "
-            "frontier (grey steps): no other point is at least as good on both axes. Hover for a point's settings, "
-            "click to find it in the table.",
+            "frontier (grey steps): no other point is at least as good on both axes; dominated ones are hollow. "
+            + "Points that differ in their seeds only are one marker at the mean with its 95\u00a0% interval (Student's t), "
+            "the single runs faint dots. " * seeds + "Hover for settings and numbers, click to find it in the table.",
             f"<div class='grid'>{cards}</div>" if cards else "",
         ),
         _section(
             "What the penalty does",
             "Each point against the same point without the penalty: same lambda, same everything else. Means over "
-            f"the pairs, without → with. The nearest cosine is the median over alive latents{would}.",
+            "the pairs, without → with, and the change"
+            + (" with its 95\u00a0% interval over seeds" * seeds)
+            + f". The nearest cosine is the median over alive latents{would}.",
             effect_table(groups),
         ),
+        _section("What the penalty costs", COSTS, cost_table(groups)),
         _section("At equal L0", *reference_table(groups)),
         _section(
-            "lambda × orthogonality", "One metric at a time, on one colour scale for all of them.", tabs("map", maps)
+            "lambda × orthogonality",
+            "Any metric, one heatmap per nonlinearity on one colour scale; no penalty is gamma 0, points of one cell "
+            "are averaged.",
+            "<div class=maps></div>" if len(set(placed)) > 1 else "",
         ),
         _section(
             "Latents",
@@ -133,14 +149,21 @@ def _page(points: list[Point], name: str) -> tuple[str, dict[str, list[Point]]]:
         ),
         _section("Composite features", NOTE, composites(points)),
         _section(
-            "Training", "One line is one run; the stronger lambda is the stronger line.", tabs("training", trained)
+            "Training",
+            "One line is one run; the stronger lambda is the stronger line.",
+            tabs("training", {title: {title: one} for title, one in trained.items() if one}),
         ),
         _section("Not finished", "These points are on no frontier.", problems_table(points)),
-        _section("All points", rest, points_table(points, groups, frontiers)),
+        _section("All points", rest, "<div class='wide every'></div>"),
     ]
-    data = {"templates": {"light": theme(False).to_plotly_json(), "dark": theme(True).to_plotly_json()}, "dark": DARK}
-    # Without the library's own template, which the page replaces.
-    plots = [f"{json.dumps(key)}:{one.update_layout(template='none').to_json()}" for key, one in shown.items()]
+    data = {
+        "name": "-".join(re.findall(r"[\w.]+", name)),
+        "templates": {"light": theme(False), "dark": theme(True)},
+        "dark": DARK,
+        "scale": SCALE,
+        "points": columns(points, groups, frontiers, folder),
+        "figures": shown,
+    }
     files = resources.files("sae_cli.reporting") / "templates"
     page = Template((files / "report.html").read_text()).substitute(
         title=escape(name),
@@ -151,10 +174,9 @@ def _page(points: list[Point], name: str) -> tuple[str, dict[str, list[Point]]]:
         settings=_shared_settings(points, groups),
         made=f"sae {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         style=(files / "report.css").read_text(),
-        script=(files / "report.js").read_text(),
-        plotly=get_plotlyjs(),
-        # No "<" is left, so nothing in the data can end the script element.
-        data=f'{json.dumps(data)[:-1]}, "figures": {{{",".join(plots)}}}}}'.replace("<", "\\u003c"),
+        script="\n".join((files / f"{part}.js").read_text() for part in SCRIPTS),
+        plotly=(resources.files("plotly") / "package_data" / "plotly.min.js").read_text(),
+        data=pack(data),
     )
     return page, frontiers
 
@@ -205,8 +227,6 @@ def _section(title: str, text: str, body: str) -> str:
     return f"<section id='{anchor}'><h2>{title}</h2><p class='note'>{text}</p>{body}</section>"
 
 
-def _card(key: str, title: str, text: str = "", height: int | None = None) -> str:
-    words = f"<h3>{escape(title)}</h3>" * bool(title) + f"<p>{escape(text)}</p>" * bool(text)
-    caption = f"<figcaption>{words}</figcaption>" * bool(words)
-    style = f" style='height:{height}px'" if height else ""
-    return f"<figure>{caption}<div class='plot' data-figure='{escape(key)}'{style}></div></figure>"
+def _card(key: str, title: str, text: str = "") -> str:
+    caption = f"<figcaption><h3>{escape(title)}</h3>{f'<p>{escape(text)}</p>' * bool(text)}</figcaption>"
+    return f"<figure>{caption}<div class='plot' data-figure='{escape(key)}'></div></figure>"

@@ -15,9 +15,8 @@ from sae_cli.console import number
 from sae_cli.errors import UserError, suggest
 from sae_cli.reporting.characters import clean, clip, scatter, sparkline
 from sae_cli.reporting.collect import LABELS, SHORT, Point, varying
-from sae_cli.reporting.groups import Groups, non_dominated
+from sae_cli.reporting.groups import NAMES, Groups, non_dominated
 from sae_cli.reporting.replicates import SEEDS, Interval, interval, replicates
-from sae_cli.reporting.tables import NAMES
 
 DEFAULT = ("l0", "fvu", "delta_ce", "nearest_cosine", "mcc", "dead")
 """Metrics of the table where none are chosen; those that no point knows are left out."""

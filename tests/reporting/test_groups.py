@@ -1,9 +1,7 @@
 import math
 
-import pytest
-
 from sae_cli.reporting.collect import collect
-from sae_cli.reporting.groups import OFF, Groups, at_reference, non_dominated, penalty_effect, reference_l0
+from sae_cli.reporting.groups import OFF, Groups, non_dominated, reference_l0
 from tests.reporting import fake
 
 
@@ -29,6 +27,27 @@ def test_seeds_are_series_of_their_own_and_named(tmp_path):
     groups = Groups(collect([fake.write_sweep(tmp_path, lambdas=(1.0,), seeds=2)]))
     assert len(groups.series) == 12
     assert groups.label(groups.series[1].points[0]).endswith("lambda 1 · seed 1")
+    assert groups.label(groups.series[1].points[0], seed=False).endswith("lambda 1")
+    assert len(groups.replicates) == 6
+
+
+def test_series_run_along_whatever_sets_the_sparsity(tmp_path):
+    for index, k in enumerate((64, 16)):
+        point = fake.config("topk")
+        point.sparsity.kind, point.sae.k = "none", k
+        fake.write_run(tmp_path / str(index), point)
+    groups = Groups(collect([tmp_path]))
+    (one,) = groups.series
+    assert [point.config["sae.k"] for point in one.points] == [16, 64]
+    assert groups.label(one.points[0]) == "topk · no penalty · k 16"
+
+
+def test_points_of_several_sweeps_are_told_apart(tmp_path):
+    folders = [fake.write_sweep(tmp_path / name, lambdas=(1.0, 2.0)) for name in ("a", "b")]
+    groups = Groups(collect(folders))
+    assert groups.families[:2] == ["a · relu", "a · prolu_relu"]
+    assert len(groups.series) == 12
+    assert len(groups.replicates) == 24
 
 
 def test_reference_is_the_l0_that_most_series_reach(tmp_path):
@@ -39,27 +58,3 @@ def test_reference_is_the_l0_that_most_series_reach(tmp_path):
         l0 = [point.metrics["l0"] for point in one.points]
         assert min(l0) <= reference <= max(l0)
     assert math.isnan(reference_l0([]))
-
-
-def test_interpolation_at_the_reference_by_hand(tmp_path):
-    fake.write_run(tmp_path / "a", fake.config(weight=1.0))
-    fake.write_run(tmp_path / "b", fake.config(weight=4.0))
-    fake.write_run(tmp_path / "c", fake.config("prolu_ste", weight=64.0))
-    groups = Groups(collect([tmp_path]))
-    low, high = (fake.numbers(fake.config(weight=weight)) for weight in (4.0, 1.0))
-    middle = math.sqrt(low["l0"] * high["l0"])
-    assert reference_l0(groups.series) == pytest.approx(middle)
-    relu, other = at_reference(groups, middle)
-    assert relu["fvu"] == pytest.approx((low["fvu"] + high["fvu"]) / 2)
-    assert relu["points"] == 2
-    assert "fvu" not in other
-
-
-def test_penalty_effect_compares_equal_points_only(tmp_path):
-    for name, weight, gamma in (("a", 1.0, 0.0), ("b", 2.0, 0.0), ("c", 2.0, 0.25), ("d", 4.0, 0.25)):
-        fake.write_run(tmp_path / name, fake.config("prolu_ste", weight, gamma))
-    (row,) = penalty_effect(Groups(collect([tmp_path])))
-    before, after = (fake.numbers(fake.config("prolu_ste", 2.0, gamma)) for gamma in (0.0, 0.25))
-    assert (row["family"], row["setting"], row["pairs"]) == ("prolu_ste", "chunked 0.25", 1)
-    assert row["nearest_cosine"] == (before["nearest"], after["nearest"])
-    assert row["fvu"] == (before["fvu"], after["fvu"])

@@ -31,6 +31,11 @@ class Elements(HTMLParser):
             self.scripts[-1] += data
 
 
+def data_of(page: str) -> dict:
+    """What the page's script works on."""
+    return json.loads(Elements(page).scripts[0])
+
+
 def test_report_of_a_sweep(tmp_path):
     runs = fake.write_sweep(tmp_path / "demo")
     fake.write_run(runs / "ffff", fake.config(weight=8.0), state="failed", error="loss went non-finite at step 3")
@@ -42,7 +47,7 @@ def test_report_of_a_sweep(tmp_path):
     assert result["report"] == str(runs / "report.html")
     assert "18 of 19 points done" in page
     assert "loss went non-finite at step 3" in page
-    data = json.loads(Elements(page).scripts[0])
+    data = data_of(page)
     assert {"l0_delta_ce", "l0_fvu", "l0_l1", "l1_mse"} <= data["figures"].keys()
     table = pd.read_parquet(result["parquet"]).set_index("run_id")
     saved = json.loads((runs / "report.json").read_text())
@@ -80,10 +85,9 @@ def test_names_from_the_data_stay_text(tmp_path):
     elements = Elements(page)
     assert len(elements.scripts) == 3
     assert "<script>alert" not in page
-    figure = json.loads(elements.scripts[0])["figures"]["l0_fvu"]["data"][1]
-    assert "<script" not in json.dumps([figure["name"], figure["text"]])
-    rows = [attributes for tag, attributes in elements.tags if tag == "tr" and "data-run" in attributes]
-    assert [row["data-run"] for row in rows] == [HOSTILE, "b"]
+    data = data_of(page)
+    assert "<" not in data["figures"]["l0_fvu"]["data"][1]["name"]
+    assert data["points"]["run"] == [HOSTILE, "b"]
 
 
 def test_runs_without_evaluation_still_make_a_report(tmp_path):
@@ -108,14 +112,51 @@ def test_out_must_be_html(tmp_path):
         write_report([tmp_path], tmp_path / "report.pdf")
 
 
-def test_only_columns_of_numbers_have_the_heads_of_numbers(tmp_path):
+def test_only_columns_of_numbers_are_numbers(tmp_path):
     for name in ("a", "b"):
         point = fake.config(weight=1.0 + (name == "b"))
         point.train.tf32 = name == "a"
         fake.write_run(tmp_path / name, point)
     write_report([tmp_path])
-    tags = Elements((tmp_path / "report.html").read_text()).tags
-    heads = [attributes.get("class") for tag, attributes in tags if tag == "th" and "aria-sort" in attributes]
-    row = next(index for index, (_, attributes) in enumerate(tags) if "data-run" in attributes)
-    cells = [attributes.get("class") for tag, attributes in tags[row + 1 :] if tag == "td"]
-    assert heads == cells[: len(heads)]
+    columns = {one["head"]: one for one in data_of((tmp_path / "report.html").read_text())["points"]["table"]}
+    assert columns["lambda"]["number"]
+    assert columns["lambda"]["values"] == [1, 2]
+    assert not columns["tf32"]["number"]
+    assert columns["tf32"]["values"] == ["true", "false"]
+    assert columns["FVU"]["digits"] == 4
+
+
+def test_several_folders_are_overlaid(tmp_path):
+    folders = [fake.write_sweep(tmp_path / name, lambdas=(1.0, 2.0)) for name in ("first", "second")]
+    result = write_report([*folders, folders[0]], tmp_path / "both.html")
+    assert result["points"] == 24
+    page = (tmp_path / "both.html").read_text()
+    assert "<h1>first + second</h1>" in page
+    points = data_of(page)["points"]
+    assert points["families"][0] == "first · relu"
+    assert points["label"][-1].startswith("second · prolu_ste · chunked 0.25")
+    assert next(one["values"] for one in points["table"] if one["head"] == "sweep") == ["first"] * 12 + ["second"] * 12
+    assert "sweep" in pd.read_parquet(result["parquet"])
+    write_report(folders[:1])
+    alone = data_of((folders[0] / "report.html").read_text())["points"]
+    assert alone["families"][0] == "relu"
+    assert "sweep" not in [one["head"] for one in alone["table"]]
+
+
+def test_tables_have_intervals_over_seeds(tmp_path):
+    write_report([fake.write_sweep(tmp_path / "one", seeds=1)])
+    write_report([fake.write_sweep(tmp_path / "three", seeds=3)])
+    one, three = ((tmp_path / name / "report.html").read_text() for name in ("one", "three"))
+    for heading in ("at-equal-l0", "what-the-penalty-does"):
+        table = re.compile(f"<section id='{heading}'>.*?</section>", re.S)
+        assert "<td class=number>" in table.search(one).group()
+        assert "±" not in re.sub("<p class='note'>.*?</p>", "", table.search(one).group())
+        assert "±" in re.sub("<p class='note'>.*?</p>", "", table.search(three).group())
+
+
+def test_cost_of_a_penalty_says_what_it_was_measured_on(tmp_path):
+    write_report([fake.write_sweep(tmp_path)])
+    page = (tmp_path / "report.html").read_text()
+    assert "cpu, 9 points at once" in page
+    assert "0.1000 → 0.1500" in page
+    assert "98.0%" in page

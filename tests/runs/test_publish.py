@@ -50,7 +50,7 @@ def test_an_offline_report_holds_figures_table_summary_and_files(tmp_path):
     figures = {key.removesuffix("._type") for key, value in row.items() if value == "plotly-file"}
     assert {"frontier/l0_fvu", "frontier/l0_delta_ce", "curve/fvu", "histogram/Density"} <= figures
     plot = json.loads((folder / "files" / row["frontier/l0_fvu.path"]).read_text())
-    assert sorted(point for trace in plot["data"][1:] for point in trace["customdata"]) == ["a", "b"]
+    assert sorted(point for trace in plot["data"][1:] for point in trace["customdata"]) == [0, 1]
     assert "bdata" not in (folder / "files" / row["curve/fvu.path"]).read_text()
     table = json.loads((folder / "files" / row["points.path"]).read_text())
     cells = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]

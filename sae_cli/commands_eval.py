@@ -1,6 +1,7 @@
 """Commands that compute on finished runs: eval and compare."""
 
 import shlex
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,8 +58,15 @@ def evaluate(
         return
     shown = {name: keys for name, keys in COLUMNS.items() if any(_pick(result, keys) is not None for result in results)}
     table(["run", *shown], [[r["run"], *(number(_pick(r, keys)) for keys in shown.values())] for r in results])
-    if runs := [str(folder) for folder in folders if not is_sae(folder)]:
-        facts([("next", shlex.join(["sae", "report", *runs]))])
+    if runs := [folder for folder in folders if not is_sae(folder)]:
+        from sae_cli.reporting.collect import collect
+        from sae_cli.reporting.replicates import replicates
+        from sae_cli.reporting.terminal import table as overview
+
+        points = collect(runs)
+        if any(len(group) > 1 for group in replicates(points)):
+            typer.echo("\n" + overview(points, shutil.get_terminal_size().columns) + "\n")
+        facts([("next", shlex.join(["sae", "report", *map(str, runs)]))])
 
 
 def compare(

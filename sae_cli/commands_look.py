@@ -95,6 +95,7 @@ def dashboard(
     before: Annotated[int, typer.Option(min=0, help="Tokens shown before the peak.")] = 24,
     after: Annotated[int, typer.Option(min=0, help="Tokens shown after it.")] = 8,
     out: Annotated[Path | None, typer.Option(help="The HTML file; default: dashboard.html in the run.")] = None,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Publish it at Weights & Biases as well.")] = False,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -112,7 +113,14 @@ def dashboard(
     extent = Extent(split, rows, examples, before=before, after=after)  # type: ignore[arg-type]
     chosen = (top, count) if top else latents
     pages = write_dashboards(folders, words, chosen, extent, against, out, device)
+    if wandb:
+        from sae_cli.reporting.collect import collect
+        from sae_cli.runs.publish import publish_files
+
+        for folder, page in pages.items():
+            if (folder / "config.yaml").exists():  # only runs have a place there
+                publish_files(collect([folder]), "dashboard", {page.name: page}, folder)
     if as_json:
-        emit({"pages": pages})
+        emit({"pages": list(pages.values())})
     else:
-        facts([("page", page) for page in pages])
+        facts([("page", page) for page in pages.values()])

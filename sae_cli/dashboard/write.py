@@ -25,8 +25,8 @@ def write_dashboards(
     against: Path | None = None,
     out: Path | None = None,
     device: str = "auto",
-) -> list[Path]:
-    """Write the feature page of every SAE that `open_subjects` finds and return the pages.
+) -> dict[Path, Path]:
+    """Write the feature page of every SAE that `open_subjects` finds and return the pages by the SAEs' folders.
 
     chosen: latents as `parse_latents` reads them, or (order, count) for `top_latents`. `out` defaults to
     dashboard.html in each folder. UserError for bad latents, another width D of `against`, a synthetic source.
@@ -37,7 +37,7 @@ def write_dashboards(
     if out and (out.suffix != ".html" or len(subjects) > 1):
         raise UserError(f"--out {out}: give a file name that ends in .html, and one run")
     device = choose_device(device)
-    return [_write(one, chosen, extent, against, out or one.path / NAME, device) for one in subjects]
+    return {one.path: _write(one, chosen, extent, against, out or one.path / NAME, device) for one in subjects}
 
 
 def _write(

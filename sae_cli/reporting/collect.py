@@ -50,6 +50,17 @@ METRICS = (
     Metric("shrinkage", "reconstruction.shrinkage", "shrinkage (below 1: reconstructions too short)"),
     Metric("recovered", "language_model.recovered_mean", "CE recovered (against mean ablation)"),
     Metric("kl", "language_model.kl", "KL (nats per token)"),
+    Metric("composition_random", "composition.random_ev", "random composition (EV of a meta-SAE on random directions)"),
+    Metric("hubs", "geometry.alive.hub10_share", "hubs (share of directions nearest to one of ten)"),
+    Metric("probe_1", "probing.mean.sae.1.accuracy", "probe of 1 latent (accuracy, mean over tasks)"),
+    Metric("probe_16", "probing.mean.sae.16.accuracy", "probe of 16 latents (accuracy, mean over tasks)"),
+    Metric("probe_1_random", "probing.mean.random.1.accuracy", "probe of 1 random latent (control)"),
+    Metric("probe_16_random", "probing.mean.random.16.accuracy", "probe of 16 random latents (control)"),
+    Metric("probe_x", "probing.mean.dense.accuracy", "probe of x (accuracy of all D numbers)"),
+    Metric("letter_absorbed", "first_letter.sae.absorbed", "letters absorbed (share of words read)"),
+    Metric("letter_absorbed_random", "first_letter.random.absorbed", "letters absorbed at random (control)"),
+    Metric("letter_f1", "first_letter.sae.f1", "letter F1 (main latents as detectors of first letters)"),
+    Metric("letter_f1_random", "first_letter.random.f1", "letter F1 at random (control)"),
     Metric(
         "neighbour_recall", "", "neighbour recall (share of true nearest that the penalty sees)", "neighbour_recall"
     ),

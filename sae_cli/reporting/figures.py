@@ -51,7 +51,7 @@ def frontier(groups: Groups, name: str) -> tuple[Figure, list[Point]] | None:
     the frontier is that of the means. Markers on it are filled, dominated ones hollow and faded; lines run along
     lambda.
     """
-    names = x_name, y_name = FRONTIERS[name]
+    names = FRONTIERS[name]
     clusters = [(index, found) for index, one in enumerate(groups.replicates) if (found := finished(one, *names))]
     if not clusters:
         return None
@@ -61,7 +61,7 @@ def frontier(groups: Groups, name: str) -> tuple[Figure, list[Point]] | None:
             one = interval(found, metric)
             assert one is not None  # finished() kept points that have the metric
             means[row, column], halves[row, column] = one.mean, np.nan if one.half is None else one.half
-    best = np.array(non_dominated(means[:, 0], means[:, 1], upwards=y_name == "mcc"))
+    best = np.array(non_dominated(means[:, 0], means[:, 1], upwards=names[1] == "mcc"))
     edge = np.unique(means[best], axis=0)
     data: list[Figure] = [
         _line(*edge.T, name="frontier", hoverinfo="skip", line={"color": SHADE, "width": 8, "shape": "hv"})
@@ -106,7 +106,7 @@ def frontier(groups: Groups, name: str) -> tuple[Figure, list[Point]] | None:
     every = np.array([[p.metrics[metric] for metric in names] for _, found in clusters for p in found])
     titles = [LABELS[metric] if len(LABELS[metric]) < 40 else SHORT[metric] for metric in names]
     axes = [_axis(title, values, True) for title, values in zip(titles, every.T, strict=True)]
-    return _figure(data, *axes, columns=names), front
+    return _figure(data, *axes, names), front
 
 
 def curves(groups: Groups, key: str) -> Figure | None:
@@ -125,12 +125,12 @@ def curves(groups: Groups, key: str) -> Figure | None:
     data: list[Figure] = []
     for (family, setting, rank), found in lines.items():
         colour, _, dash = marks(groups, family, setting)
-        look = {"opacity": 0.35 + 0.65 * rank, "line": {"color": colour, "dash": dash, "width": 1.2 + rank}}
-        hover = {"hovertemplate": "%{x:.3s} rows: %{y:.4~g}"}
-        data.append(_joined(found) | look | hover | named(groups, family, setting, data))
+        shape = {"opacity": 0.35 + 0.65 * rank, "line": {"color": colour, "dash": dash, "width": 1.2 + rank}}
+        about = named(groups, family, setting, data) | {"hovertemplate": "%{x:.3s} rows: %{y:.4~g}"}
+        data.append(_joined(found) | shape | about)
     values = np.concatenate([trace["y"] for trace in data]) if data else np.empty(0)
     axes = {"title": {"text": "rows seen in training"}}, _axis(CURVES[key], values[np.isfinite(values)])
-    return _figure(data, *axes, columns=("rows", key)) if data else None
+    return _figure(data, *axes, ("rows", key)) if data else None
 
 
 def histogram(groups: Groups, where: str, counts: str, title: str, random: str = "") -> Figure | None:
@@ -146,24 +146,15 @@ def histogram(groups: Groups, where: str, counts: str, title: str, random: str =
             lines.setdefault((one.family, one.setting), []).append(line)
             if random in found:
                 x, y = _density(found["edges"], found[random]).T
-                look = {
-                    "name": "random directions",
-                    "fill": "tozeroy",
-                    "fillcolor": SHADE,
-                    "hovertemplate": "%{y:.3~g}",
-                }
-                baselines[y.round(2).tobytes()] = _line(x, y, line={"color": NEUTRAL, "width": 1}, **look)
-    data: list[Figure] = list(baselines.values())
-    crowd = sum(len(members) for members in lines.values())
-    for look, members in lines.items():
-        colour, _, dash = marks(groups, *look)
-        hover = {"hovertemplate": "at %{x:.3~g}: %{y:.3~g}"}
-        data.append(
-            _joined(members)
-            | {"opacity": 0.8, "line": {"color": colour, "dash": dash, "width": 1.6 if crowd <= CROWD else 1}}
-            | hover
-            | named(groups, *look, data)
-        )
+                area = {"name": "random directions", "fill": "tozeroy", "fillcolor": SHADE}
+                baselines[y.round(2).tobytes()] = _line(x, y, line={"color": NEUTRAL, "width": 1}, **area)
+    data = list(baselines.values())
+    width = 1.6 if sum(map(len, lines.values())) <= CROWD else 1
+    for (family, setting), members in lines.items():
+        colour, _, dash = marks(groups, family, setting)
+        shape = {"opacity": 0.8, "line": {"color": colour, "dash": dash, "width": width}}
+        about = named(groups, family, setting, data) | {"hovertemplate": "at %{x:.3~g}: %{y:.3~g}"}
+        data.append(_joined(members) | shape | about)
     if not data:
         return None
     seen = np.concatenate([trace["x"][trace["y"] > 0.002 * np.nanmax(trace["y"])] for trace in data])

@@ -35,6 +35,12 @@ class Series:
         return finished(self.points, *metrics)
 
 
+def _order(one: Series) -> tuple[Any, ...]:
+    first = one.points[0]
+    plain = first.config["sae.nonlinearity"] == "relu"
+    return first.sweep, not plain, one.family, one.setting != OFF, one.setting, one.rest, one.seed
+
+
 class Groups:
     """The series of a report, and the names by which its points go."""
 
@@ -51,18 +57,7 @@ class Groups:
             key = (self.family(point), self.setting(point), self.rest(point), self.seed(point))
             found.setdefault(key, []).append(point)
         self.series = [Series(*key, sorted(members, key=self.step)) for key, members in found.items()]
-        sweeps = list(dict.fromkeys(point.sweep for point in points))
-        self.series.sort(
-            key=lambda s: (
-                sweeps.index(s.points[0].sweep),
-                s.points[0].config["sae.nonlinearity"] != "relu",
-                s.family,
-                s.setting != OFF,
-                s.setting,
-                s.rest,
-                s.seed,
-            )
-        )
+        self.series.sort(key=_order)
         self.families = list(dict.fromkeys(one.family for one in self.series))
         self.settings = list(dict.fromkeys(one.setting for one in self.series))
         self.points = [point for one in self.series for point in one.points]

@@ -4,11 +4,12 @@ import base64
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sae_cli.reporting.collect import LABELS, METRICS, SHORT, Point
+from sae_cli.reporting.collect import LABELS, SHORT, Point
 from sae_cli.reporting.groups import LADDER, NAMES, OFF, WEIGHT, Groups, is_penalised
 from sae_cli.reporting.replicates import interval
 from sae_cli.reporting.tables import decimals
@@ -23,47 +24,48 @@ def columns(points: list[Point], groups: Groups, frontiers: dict[str, list[Point
     table: the columns of the page's table. groups: points that differ in seeds only, with half the width of each
     metric's interval. axes, gamma, variant: where a point stands in the heatmaps; null without configuration.
     """
-    configured = [point if point.config else None for point in points]
-    config = {key: [p and p.config.get(key) for p in configured] for key in groups.keys}
-    metrics = {m.name: [_short(p.metrics.get(m.name)) for p in points] for m in METRICS}
-    table = [{"head": "state", "title": "state of the run", "values": [p.state for p in points]}]
+
+    def each(value: Callable[[Point], Any]) -> list[Any]:
+        return [value(point) if point.config else None for point in points]
+
+    def setting(key: str) -> list[Any]:
+        return each(lambda point: _plain(point.config.get(key)))
+
+    table: list[dict[str, Any]] = [_column("state", "state of the run", [p.state for p in points])]
     if any(point.sweep for point in points):
-        table.append({"head": "sweep", "title": "folder of the run", "values": [p.sweep for p in points]})
-    for key, values in config.items():
-        head = NAMES.get(key, key.rsplit(".", 1)[-1])
-        number = all(type(value) in (int, float) for value in values if value is not None)
-        table.append({"head": head, "title": key, "values": list(map(_plain, values)), "number": number})
-    for name, values in metrics.items():
-        known = [value for value in values if value is not None]
-        if known:
-            look = {"digits": decimals(known), "number": True, "metric": name}
-            table.append({"head": SHORT[name], "title": LABELS[name], "values": values} | look)
-    on = {
-        id(p): [name.removeprefix("l0_").replace("_", " ") for name, f in frontiers.items() if p in f] for p in points
-    }
-    table.append(
-        {"head": "frontier", "title": "frontiers it lies on", "values": [", ".join(on[id(p)]) for p in points]}
-    )
-    several = [group for group in groups.replicates if len(group) > 1]
-    halves = {m.name: [getattr(interval(g, m.name), "half", None) for g in several] for m in METRICS}
+        table.append(_column("sweep", "folder of the run", [p.sweep for p in points]))
+    for key in groups.keys:
+        settings = setting(key)
+        number = all(type(value) in (int, float) for value in settings if value is not None)
+        table.append(_column(NAMES.get(key, key.rsplit(".", 1)[-1]), key, settings, number=number))
+    for name in LABELS:
+        if known := [point.metrics[name] for point in points if name in point.metrics]:
+            values = [_short(point.metrics.get(name)) for point in points]
+            look = {"number": True, "metric": name, "digits": decimals(known)}
+            table.append(_column(SHORT[name], LABELS[name], values, **look))
+    fronts = {name.removeprefix("l0_").replace("_", " "): set(map(id, front)) for name, front in frontiers.items()}
+    on = [", ".join(name for name, front in fronts.items() if id(point) in front) for point in points]
+    table.append(_column("frontier", "frontiers it lies on", on))
+    several = [index for index, group in enumerate(groups.replicates) if len(group) > 1]
+    half = {name: [getattr(interval(groups.replicates[i], name), "half", None) for i in several] for name in LABELS}
     return {
         "run": [point.run_id for point in points],
         "link": [_link(Path(point.folder), folder) for point in points],
-        "label": [p.run_id if q is None else groups.label(q) for p, q in zip(points, configured, strict=True)],
-        "family": [q and groups.families.index(groups.family(q)) for q in configured],
-        "setting": [q and groups.settings.index(groups.setting(q)) for q in configured],
+        "label": [groups.label(point) if point.config else point.run_id for point in points],
+        "family": each(lambda point: groups.families.index(groups.family(point))),
+        "setting": each(lambda point: groups.settings.index(groups.setting(point))),
         "table": table,
         "families": groups.families,
         "settings": groups.settings,
         "groups": {
             "members": [[groups.index[id(point)] for point in group] for group in groups.replicates],
             "label": [groups.label(group[0], seed=len(group) == 1) for group in groups.replicates],
-            "several": [index for index, group in enumerate(groups.replicates) if len(group) > 1],
-            "half": {name: list(map(_short, values)) for name, values in halves.items() if any(values)},
+            "several": several,
+            "half": {name: list(map(_short, values)) for name, values in half.items() if any(values)},
         },
-        "axes": {LADDER[key]: [q and _plain(q.config[key]) for q in configured] for key in groups.ladder},
-        "gamma": [q and (_plain(q.config[WEIGHT]) if is_penalised(q) else 0) for q in configured],
-        "variant": [q and (groups.variant(q) if is_penalised(q) else OFF) for q in configured],
+        "axes": {LADDER[key]: setting(key) for key in groups.ladder},
+        "gamma": each(lambda point: _plain(point.config[WEIGHT]) if is_penalised(point) else 0),
+        "variant": each(lambda point: groups.variant(point) if is_penalised(point) else OFF),
     }
 
 
@@ -78,6 +80,10 @@ def pack(data: dict[str, Any]) -> str:
 
     body = json.dumps(data, default=place, allow_nan=False, separators=(",", ":"))
     return f'{body[:-1]},"arrays":{json.dumps(list(places))}}}'.replace("<", "\\u003c")
+
+
+def _column(head: str, title: str, values: list[Any], **look: Any) -> dict[str, Any]:
+    return {"head": head, "title": title, "values": values} | look
 
 
 def _link(run: Path, folder: Path) -> str | None:

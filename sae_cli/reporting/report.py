@@ -1,6 +1,5 @@
 """One self-contained HTML page about a set of runs, with the same numbers as parquet and JSON beside it."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -40,11 +39,12 @@ HISTOGRAMS = (
 SCRIPTS = ("report_figures", "report_saving", "report_heatmaps", "report_tables", "report")
 """Templates of the page's script, in order."""
 TABS = {"neighbour_recall": "neighbours seen", "neighbour_gap": "neighbour gap", "step_seconds": "step time"}
+SEEDS = ", points that differ in seeds only are one at their mean with its 95\u00a0% interval (Student's t)"
 COSTS = (
-    "Penalties that look for neighbours approximately: the share of directions that are held against their true nearest "
-    "one, and how much larger the cosine of the true nearest is than that of the nearest they are held against. Time: "
-    "seconds per training step, without → with, of everything that trained together; only where as many points without "
-    "any penalty trained together on the same kind of device."
+    "Penalties that look for neighbours approximately: the share of directions that are held against their true "
+    "nearest one, and how much larger the cosine of the true nearest is than that of the nearest that is seen. "
+    "Time: seconds per training step, without → with, of everything that trained together; only where as many points "
+    "without any penalty trained together on the same kind of device."
 )
 
 
@@ -113,10 +113,9 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
     sections = [
         _section(
             "Frontiers",
-            "One marker is one point; a line joins points that differ in lambda only. Filled markers are on the "
-            "frontier (grey steps): no other point is at least as good on both axes; dominated ones are hollow. "
-            + "Points that differ in their seeds only are one marker at the mean with its 95\u00a0% interval (Student's t), "
-            "the single runs faint dots. " * seeds + "Hover for settings and numbers, click to find it in the table.",
+            f"One marker is one point{SEEDS * seeds}; a line joins points that differ in lambda only. Filled markers "
+            "are on the frontier (grey steps): no other is at least as good on both axes; dominated ones are hollow. "
+            "Hover for settings and numbers, click to find it in the table.",
             f"<div class='grid'>{cards}</div>" if cards else "",
         ),
         _section(

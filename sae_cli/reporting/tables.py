@@ -1,4 +1,4 @@
-"""HTML tables of a report; everything that comes from a run is escaped. The page's script makes them sort and filter."""
+"""HTML tables of a report, everything that comes from a run escaped; the page's script makes them sort and filter."""
 
 import math
 from collections.abc import Callable, Iterable

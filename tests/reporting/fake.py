@@ -33,7 +33,7 @@ def config(
 def numbers(point: Config) -> dict[str, float]:
     """Metrics that fall and rise with lambda as real ones do."""
     weight, gamma = point.sparsity.weight, point.orthogonality.weight
-    effect = EFFECT.get(point.sae.nonlinearity, 1.0) * (1 + 0.01 * point.seed)
+    effect = EFFECT.get(point.sae.nonlinearity, 1.0) * (1 + 0.04 * point.seed)
     jitter = 1 + 0.02 * math.sin(12.9 * point.seed + 7.3 * weight) * (point.seed > 0)
     l0 = 62 * weight**-1.15 * effect * (1 - 0.4 * gamma) * jitter
     fvu = 0.045 * weight**0.62 * effect**0.5 * (1 + 0.1 * gamma) / jitter**0.5

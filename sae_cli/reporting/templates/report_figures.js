@@ -57,9 +57,14 @@ const figure = (key) => {
   if (!built.has(key)) {
     const { data, layout } = unpack(figures[key]);
     for (const trace of data.filter((one) => one.customdata)) {
-      const whole = trace.meta.of === "groups";
+      const whole = trace.mode !== "lines";
       const texts = new Map();
-      const text = (one) => texts.get(one) ?? texts.set(one, whole ? describe(one) : escaped(points.label[one])).get(one);
+      const made = (one) => {
+        if (trace.meta.of === "groups") return describe(one);
+        if (!whole) return escaped(points.label[one]);
+        return `run ${escaped(points.run[one])}, one of<br>${describe(groups.members.findIndex((group) => group.includes(one)))}`;
+      };
+      const text = (one) => texts.get(one) ?? texts.set(one, made(one)).get(one);
       trace.text = Array.from(trace.customdata, text);
       const numbers = whole || !trace.hovertemplate ? "" : `<br>${trace.hovertemplate}`;
       trace.hovertemplate = `%{text}${numbers}<extra></extra>`;

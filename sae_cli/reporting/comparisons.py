@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from sae_cli.reporting.collect import Point
 from sae_cli.reporting.groups import OFF, Groups, is_penalised, ladder
-from sae_cli.reporting.replicates import Interval, interval, over
+from sae_cli.reporting.replicates import Interval, over
 
 COMPARED = ("l0", "fvu", "delta_ce", "nearest_cosine", "mcc")
 """Metrics of the comparison tables."""
@@ -112,8 +113,12 @@ def penalty_cost(groups: Groups) -> list[Row]:
         members = [point for s in groups.series if (s.family, s.setting, s.rest) == key for point in s.done()]
         row = Row(*key, len(members))
         for name in ("neighbour_recall", "neighbour_gap"):
-            if (found := interval(members, name)) is not None:
-                row.values[name] = found
+            seeds: dict[str, list[float]] = {}
+            for point in members:
+                if name in point.metrics:
+                    seeds.setdefault(groups.seed(point), []).append(point.metrics[name])
+            if seeds:
+                row.values[name] = over([fmean(values) for values in seeds.values()])
         row.values |= _overhead(pairs.get(key, []), stacks, groups.variant)
         rows.append(row)
     return [row for row in rows if row.values]
@@ -128,7 +133,8 @@ def _overhead(pairs: list[Pair], stacks: dict[int, list[Point]], variant: Callab
         equal = len(with_it) == len(without) > 0 and point.device == plain.device
         both = [one.metrics.get("step_seconds", math.nan) for one in (plain, point)]
         if pure and equal and not any(map(is_penalised, without)) and all(value > 0 for value in both):
-            found.setdefault(_measured(point.device, len(without)), set()).add((both[0], both[1]))
+            where = f"{point.device or 'unknown device'}, {len(without)} point{'s at once' * (len(without) > 1)}"
+            found.setdefault(where, set()).add((both[0], both[1]))
     if not found:
         return {}
     where, values = max(found.items(), key=lambda item: len(item[1]))
@@ -136,12 +142,7 @@ def _overhead(pairs: list[Pair], stacks: dict[int, list[Point]], variant: Callab
     return {"overhead": Change(before, after, over([b / a - 1 for a, b in values])), "measured": where}
 
 
-def _measured(device: str, count: int) -> str:
-    return f"{device or 'device unknown'}, {f'{count} points at once' if count > 1 else 'one point at a time'}"
-
-
-def _interpolate(found: Iterable[tuple[float, float]], reference: float) -> float | None:
-    known = list(found)
+def _interpolate(known: list[tuple[float, float]], reference: float) -> float | None:
     if len(known) < 2 or not known[0][0] <= reference <= known[-1][0]:
         return None
     return float(np.interp(math.log(reference), [math.log(l0) for l0, _ in known], [value for _, value in known]))

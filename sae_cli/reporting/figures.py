@@ -55,36 +55,33 @@ def frontier(groups: Groups, name: str) -> tuple[Figure, list[Point]] | None:
     clusters = [(index, found) for index, one in enumerate(groups.replicates) if (found := finished(one, *names))]
     if not clusters:
         return None
-    halves, means = np.full((2, len(clusters), 2), np.nan)
+    rests = [groups.rest(found[0]) for _, found in clusters]
+    # The last row is a gap in a line.
+    halves, means = np.full((2, len(clusters) + 1, 2), np.nan)
     for row, (_, found) in enumerate(clusters):
         for column, metric in enumerate(names):
             one = interval(found, metric)
             assert one is not None  # finished() kept points that have the metric
             means[row, column], halves[row, column] = one.mean, np.nan if one.half is None else one.half
-    best = np.array(non_dominated(means[:, 0], means[:, 1], upwards=names[1] == "mcc"))
-    edge = np.unique(means[best], axis=0)
-    data: list[Figure] = [
-        _line(*edge.T, name="frontier", hoverinfo="skip", line={"color": SHADE, "width": 8, "shape": "hv"})
-    ]
+    best = np.array([*non_dominated(means[:-1, 0], means[:-1, 1], names[1] == "mcc"), False])
+    steps = {"color": SHADE, "width": 8, "shape": "hv"}
+    data = [_line(*np.unique(means[best], axis=0).T, name="frontier", hoverinfo="skip", line=steps)]
     large, small = (12, 9) if len(clusters) <= CROWD else (9, 6)
     looks: dict[tuple[str, str], list[int]] = {}
     for row, (_, found) in enumerate(clusters):
         looks.setdefault((groups.family(found[0]), groups.setting(found[0])), []).append(row)
-    order = {id(point): place for place, point in enumerate(groups.points)}
     for look, rows in looks.items():
         colour, symbol, dash = marks(groups, *look)
-        rows.sort(key=lambda row: (groups.rest(clusters[row][1][0]), order[id(clusters[row][1][0])]))
+        rows.sort(key=lambda row: (rests[row], groups.step(clusters[row][1][0])))
         singles = [p for row in rows if len(clusters[row][1]) > 1 for p in clusters[row][1]]
         if singles:
             dots = _line(*np.array([[p.metrics[metric] for metric in names] for p in singles]).T)
             dots |= {"mode": "markers", "customdata": np.array([groups.index[id(p)] for p in singles])}
             data.append(dots | {"opacity": 0.4, "marker": {"color": colour, "size": 4}} | named(groups, *look))
         # A gap in the line wherever something else than lambda changes.
-        parts = [list(part) for _, part in groupby(rows, key=lambda row: groups.rest(clusters[row][1][0]))]
-        kept = np.array([row for part in parts for row in [*part, -1]][:-1])
-        gap, on = kept < 0, best[kept] & (kept >= 0)
-        x, y = np.where(gap[:, None], np.nan, means[kept]).T
-        half_x, half_y = np.where(gap[:, None], np.nan, halves[kept]).T
+        parts = [list(part) for _, part in groupby(rows, key=rests.__getitem__)]
+        kept = [row for part in parts for row in [*part, -1]][:-1]
+        (x, y), (half_x, half_y), on = means[kept].T, halves[kept].T, best[kept]
         bars = {"type": "data", "color": colour + FAINT, "thickness": 1.5, "width": 0}
         line = {
             "mode": "lines+markers",
@@ -102,11 +99,11 @@ def frontier(groups: Groups, name: str) -> tuple[Figure, list[Point]] | None:
         if singles:
             line |= {"error_x": bars | {"array": half_x}, "error_y": bars | {"array": half_y}}
         data.append(_line(x, y, **line, **named(groups, *look, data, of="groups")))
-    front = [point for (_, found), keep in zip(clusters, best, strict=True) if keep for point in found]
+    front = [point for (_, found), keep in zip(clusters, best[:-1], strict=True) if keep for point in found]
     every = np.array([[p.metrics[metric] for metric in names] for _, found in clusters for p in found])
     titles = [LABELS[metric] if len(LABELS[metric]) < 40 else SHORT[metric] for metric in names]
-    axes = [_axis(title, values, True) for title, values in zip(titles, every.T, strict=True)]
-    return _figure(data, *axes, names), front
+    x_axis, y_axis = (_axis(title, values, True) for title, values in zip(titles, every.T, strict=True))
+    return _figure(data, x_axis, y_axis, names), front
 
 
 def curves(groups: Groups, key: str) -> Figure | None:

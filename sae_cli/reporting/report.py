@@ -83,26 +83,18 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
     groups = Groups(points)
     shown: dict[str, figures.Figure] = {}
     frontiers: dict[str, list[Point]] = {}
-    cards = ""
-    for key, (heading, text) in HEADINGS.items():
+    for key in HEADINGS:
         if found := figures.frontier(groups, key):
             shown[key], frontiers[key] = found
-            cards += _card(key, heading, text)
+    cards = "".join(_card(key, *HEADINGS[key]) for key in shown)
 
-    def tabs(prefix: str, panes: dict[str, dict[str, figures.Figure]]) -> str:
-        """Panes of which one is seen at a time; a single pane needs no buttons, an empty one is left out."""
-        buttons, grids = "", ""
-        panes = {tab: grid for tab, grid in panes.items() if grid}
-        for index, (tab, grid) in enumerate(panes.items()):
-            keys = {title: "-".join(re.findall(r"[\w.]+", f"{prefix} {title}")) for title in grid}
-            shown.update({keys[title]: one for title, one in grid.items()})
-            bodies = "".join(_card(keys[title], title, *one["layout"]["meta"][3:]) for title, one in grid.items())
-            buttons += f"<button aria-pressed='{str(not index).lower()}'>{escape(tab)}</button>"
-            grids += f"<div class='grid'{' hidden' * bool(index)}>{bodies}</div>"
-        choice = f"<div class=tabs>{buttons}</div>" if len(panes) > 1 else ""
-        return f"<div class='panes'>{choice}{grids}</div>" if panes else ""
+    def grids(prefix: str, named: dict[str, figures.Figure]) -> list[str]:
+        keys = {title: "-".join(re.findall(r"[\w.]+", f"{prefix} {title}")) for title in named}
+        shown.update({keys[title]: one for title, one in named.items()})
+        return [_card(keys[title], title, *one["layout"]["meta"][3:]) for title, one in named.items()]
 
-    trained = {TABS.get(key, SHORT.get(key, key)): figures.curves(groups, key) for key in figures.CURVES}
+    curves = {TABS.get(key, SHORT.get(key, key)): figures.curves(groups, key) for key in figures.CURVES}
+    trained = {title: one for title, one in curves.items() if one}
     latents = {title: one for title, *where in HISTOGRAMS if (one := figures.histogram(groups, *where))}
     random = [point.metrics["nearest_random"] for point in points if "nearest_random" in point.metrics]
     would = f"; random directions would have {median(random):.3g}" if random else ""
@@ -116,7 +108,7 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
             f"One marker is one point{SEEDS * seeds}; a line joins points that differ in lambda only. Filled markers "
             "are on the frontier (grey steps): no other is at least as good on both axes; dominated ones are hollow. "
             "Hover for settings and numbers, click to find it in the table.",
-            f"<div class='grid'>{cards}</div>" if cards else "",
+            _grid(cards),
         ),
         _section(
             "What the penalty does",
@@ -138,19 +130,19 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
             "Latents",
             "One line is one run. Nearest cosine: how close each alive direction's nearest neighbour lies; in grey, "
             "what random directions of the same number and width would give.",
-            tabs("latents", {"": latents}),
+            _grid("".join(grids("latents", latents))),
         ),
         _section(
             "True features",
             "|cos| of true features with latents, for the highest MCC of each nonlinearity and penalty. A clean "
             "diagonal is full recovery; two strong cells in a column are a composite latent.",
-            tabs("truth", {"": figures.truth(groups)}),
+            _grid("".join(grids("truth", figures.truth(groups)))),
         ),
         _section("Composite features", NOTE, composites(points)),
         _section(
             "Training",
             "One line is one run; the stronger lambda is the stronger line.",
-            tabs("training", {title: {title: one} for title, one in trained.items() if one}),
+            _panes(list(trained), grids("training", trained)),
         ),
         _section("Not finished", "These points are on no frontier.", problems_table(points)),
         _section("All points", rest, "<div class='wide every'></div>"),
@@ -224,6 +216,18 @@ def _section(title: str, text: str, body: str) -> str:
         return ""
     anchor = "-".join(re.findall(r"\w+", title.lower()))
     return f"<section id='{anchor}'><h2>{title}</h2><p class='note'>{text}</p>{body}</section>"
+
+
+def _grid(cards: str, hidden: bool = False) -> str:
+    return f"<div class='grid'{' hidden' * hidden}>{cards}</div>" * bool(cards)
+
+
+def _panes(titles: list[str], cards: list[str]) -> str:
+    """Cards of which one is seen at a time, and the buttons that choose it."""
+    pressed = [str(not index).lower() for index in range(len(titles))]
+    tabs = [f"<button aria-pressed='{on}'>{escape(title)}</button>" for on, title in zip(pressed, titles, strict=True)]
+    grids = "".join(_grid(card, hidden=index > 0) for index, card in enumerate(cards))
+    return f"<div class='panes'><div class=tabs>{''.join(tabs)}</div>{grids}</div>" * bool(titles)
 
 
 def _card(key: str, title: str, text: str = "") -> str:

@@ -19,6 +19,8 @@ from sae_cli.reporting.comparisons import (
 from sae_cli.reporting.groups import Groups, reference_l0
 from sae_cli.reporting.replicates import Interval
 
+SEEDS = ", mean ±\u00a095\u00a0% interval over seeds"
+
 
 def problems_table(points: list[Point]) -> str:
     """Points that are not done, with the reason; empty if there are none."""
@@ -40,10 +42,10 @@ def reference_table(groups: Groups) -> tuple[str, str]:
         text = f"<b>{text}</b>" if value.mean == best_of(rows, name) else text
         return text if value.half is None else f"{text} <small>± {value.half:.{digits[name]}f}</small>"
 
+    several = any(value.half is not None for row in rows for value in row.values.values())
     note = (
         f"Every nonlinearity and penalty read at L0 = {reference:.3g}, the value that most of them reach: interpolated "
-        "between neighbouring lambdas (linear in log L0). Over several seeds: mean ± 95\u00a0% interval. Best of each "
-        "column in bold."
+        f"between neighbouring lambdas (linear in log L0){SEEDS * several}. Best of each column in bold."
     )
     return note, _comparison(rows, COMPARED[1:], "points", show)
 
@@ -62,7 +64,7 @@ def cost_table(groups: Groups) -> str:
     """What each penalty sees of true neighbours and costs in time; empty if no run logged either."""
     heads = {
         "neighbour_recall": "true nearest seen",
-        "neighbour_gap": "nearer than the nearest seen by",
+        "neighbour_gap": "missed by (cosine)",
         "overhead": "seconds per step",
         "measured": "measured on",
     }

@@ -40,15 +40,16 @@ class Bar:
 
 
 class RowProgress(Bar):
-    """Progress of writing a cache."""
+    """Progress of a pass over rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, done: str = "cached") -> None:
         super().__init__(0)
+        self.word = done
         self.began = self.printed = time.monotonic()
         self.first: int | None = None
 
     def update(self, done: int, wanted: int) -> None:
-        """Show rows written of rows wanted (0: unknown) and the speed since the first call."""
+        """Show rows done of rows wanted (0: unknown) and the speed since the first call."""
         now = time.monotonic()
         if self.first is None:
             self.first = done
@@ -56,4 +57,9 @@ class RowProgress(Bar):
             return
         self.printed = now
         speed = f"{(done - self.first) / max(now - self.began, 1e-9):,.0f} rows/s"
-        self.show(done, wanted, speed, f"cached {done:,} of {wanted:,} rows  {speed}" if wanted else f"cached {done:,}")
+        self.show(
+            done,
+            wanted,
+            speed,
+            f"{self.word} {done:,} of {wanted:,} rows  {speed}" if wanted else f"{self.word} {done:,}",
+        )

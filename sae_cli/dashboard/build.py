@@ -1,7 +1,7 @@
 """The content of a feature page (docs/dashboard-format.md): one pass over the cache, then what the weights say."""
 
-import logging
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,12 @@ from sae_cli.config.schema import Config
 from sae_cli.dashboard.examples import Examples, Found, Statistics, sample_keys
 from sae_cli.dashboard.latents import nearest
 from sae_cli.dictionary.artifact import SAE
+from sae_cli.progress import RowProgress
 from sae_cli.sources import Split
 from sae_cli.sources.language_model import LanguageModel
 from sae_cli.sources.vectors import BLOCK
 from sae_cli.store.contexts import read_contexts, read_tokens
+from sae_cli.store.format import read_manifest
 
 DECADE = 15
 """Bins of the activation histograms per factor of ten."""
@@ -37,8 +39,6 @@ PIECE = 64
 """Directions whose logits exist at a time."""
 RESIDUAL = re.compile(r"blocks\.\d+\.hook_(in|out|resid_\w+|attn_out|mlp_out)")
 """Hooks whose vectors are, or are added to, the residual stream."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,19 +151,21 @@ def read(
     # Pre-activations and latents of a row, then the chosen latents' values, keys and what sorting them needs.
     row_bytes = 4 * (3 * len(sae.W_dec_FD) + 6 * latents)
     size = max(1, extent.memory_bytes // row_bytes // length) * length
-    for rows in read_contexts(folder, extent.split, size):
-        left = extent.rows - statistics.rows if extent.rows else len(rows.x_ND)
-        acts_NL = sae.encode(rows.x_ND[:left].to(device).float())[:, ids_L]
-        statistics.add(acts_NL)
-        context_C, index_N = rows.context_N[:left].to(device).unique_consecutive(return_inverse=True)
-        acts_CTL = acts_NL.new_zeros(len(context_C) * length, latents)
-        acts_CTL = acts_CTL.index_copy_(0, index_N * length + rows.position_N[:left].to(device), acts_NL)
-        acts_CTL = acts_CTL.view(len(context_C), length, latents)
-        strongest.add(acts_CTL.abs(), acts_CTL, context_C)
-        sampled.add(sample_keys(acts_CTL, context_C, extent.seed), acts_CTL, context_C)
-        log.info("examples: %d rows", statistics.rows)
-        if statistics.rows == extent.rows:
-            break
+    wanted = min(extent.rows or sys.maxsize, getattr(read_manifest(folder), extent.split).rows)
+    with RowProgress("read") as progress:
+        for rows in read_contexts(folder, extent.split, size):
+            left = wanted - statistics.rows
+            acts_NL = sae.encode(rows.x_ND[:left].to(device).float())[:, ids_L]
+            statistics.add(acts_NL)
+            context_C, index_N = rows.context_N[:left].to(device).unique_consecutive(return_inverse=True)
+            acts_CTL = acts_NL.new_zeros(len(context_C) * length, latents)
+            acts_CTL = acts_CTL.index_copy_(0, index_N * length + rows.position_N[:left].to(device), acts_NL)
+            acts_CTL = acts_CTL.view(len(context_C), length, latents)
+            strongest.add(acts_CTL.abs(), acts_CTL, context_C)
+            sampled.add(sample_keys(acts_CTL, context_C, extent.seed), acts_CTL, context_C)
+            progress.update(statistics.rows, wanted)
+            if statistics.rows == wanted:
+                break
     return statistics, strongest, sampled
 
 

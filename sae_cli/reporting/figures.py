@@ -82,7 +82,7 @@ def frontier(groups: Groups, name: str) -> tuple[Figure, list[Point]] | None:
         parts = [list(part) for _, part in groupby(rows, key=rests.__getitem__)]
         kept = [row for part in parts for row in [*part, -1]][:-1]
         (x, y), (half_x, half_y), on = means[kept].T, halves[kept].T, best[kept]
-        bars = {"type": "data", "color": colour + FAINT, "thickness": 1.5, "width": 0}
+        bars = {"type": "data", "color": colour + FAINT, "thickness": 1, "width": 0}
         line = {
             "mode": "lines+markers",
             "line": {"color": colour + FAINT, "width": 1.3, "dash": dash},

@@ -62,14 +62,15 @@ def theme(dark: bool) -> dict[str, Any]:
         ink, muted, grid, card = ("#e6e8eb", "#a3a9b5", "#2b3038", "#1d2127")
     axis = {"gridcolor": grid, "linecolor": grid, "zerolinecolor": grid, "tickcolor": grid, "automargin": True}
     axis |= {"tickfont": {"color": muted}, "title": {"font": {"color": muted, "size": 13}, "standoff": 10}}
+    font = {"family": "Inter, system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": ink}
     layout = {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "xaxis": axis,
         "yaxis": axis,
-        "font": {"family": "Inter, system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": ink},
+        "font": font,
         "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
-        "hoverlabel": {"bgcolor": card, "bordercolor": grid, "align": "left", "font": {"color": ink, "size": 12}},
+        "hoverlabel": {"bgcolor": card, "bordercolor": grid, "align": "left", "font": font},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": muted, "activecolor": ink},
         "legend": {"bgcolor": "rgba(0,0,0,0)"},
     }

@@ -39,7 +39,10 @@ HISTOGRAMS = (
 SCRIPTS = ("report_figures", "report_saving", "report_heatmaps", "report_tables", "report")
 """Templates of the page's script, in order."""
 TABS = {"neighbour_recall": "neighbours seen", "neighbour_gap": "neighbour gap", "step_seconds": "step time"}
-SEEDS = ", points that differ in seeds only are one at their mean with its 95\u00a0% interval (Student's t)"
+SEEDS = (
+    "; points that differ in their seeds only share one at their mean with its 95\u00a0% interval (Student's t), the "
+    "single runs are faint dots"
+)
 COSTS = (
     "Penalties that look for neighbours approximately: the share of directions that are held against their true "
     "nearest one, and how much larger the cosine of the true nearest is than that of the nearest that is seen. "
@@ -105,7 +108,7 @@ def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, 
     sections = [
         _section(
             "Frontiers",
-            f"One marker is one point{SEEDS * seeds}; a line joins points that differ in lambda only. Filled markers "
+            f"One marker is one point{SEEDS * seeds}. A line joins points that differ in lambda only. Filled markers "
             "are on the frontier (grey steps): no other is at least as good on both axes; dominated ones are hollow. "
             "Hover for settings and numbers, click to find it in the table.",
             _grid(cards),

@@ -36,12 +36,13 @@ const done = points.table[0].values.map((state) => state === "done");
 const off = { family: new Set(), setting: new Set() };
 const visible = (place) => !off.family.has(String(place.family)) && !off.setting.has(String(place.setting));
 const members = (trace, index) => (trace.meta.of === "groups" ? groups.members[index].filter((one) => done[one]) : [index]);
+const HOVERED = 10; // metrics in a hover text; the table has all
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const describe = (group) => {
   const found = groups.members[group].filter((one) => done[one]);
   const lines = [`<b>${escaped(groups.label[group])}</b>`];
   lines.push(found.length > 1 ? `n = ${found.length} seeds, mean ± 95 % interval` : `run ${escaped(points.run[found[0]])}`);
-  for (const { head, metric, values } of metrics) {
+  for (const { head, metric, values } of metrics.slice(0, HOVERED)) {
     const known = found.map((one) => values[one]).filter((value) => value !== null);
     const half = groups.half[metric]?.[groups.several.indexOf(group)];
     const width = half == null ? "" : ` ± ${Number(half.toPrecision(2))}`;

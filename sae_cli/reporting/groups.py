@@ -85,6 +85,11 @@ class Groups:
         """Where a point stands on its series."""
         return tuple(point.config[key] for key in self.ladder)
 
+    def place(self, point: Point) -> tuple[Any, ...]:
+        """What points are sorted by: family, penalty, what else differs, lambda, seed."""
+        family, setting = self.families.index(self.family(point)), self.settings.index(self.setting(point))
+        return family, setting, self.rest(point), self.step(point), self.seed(point)
+
     def rest(self, point: Point) -> str:
         """What else tells the point from others, its seeds apart."""
         named = {"sae.nonlinearity", "sparsity.kind", *LADDER, *SEEDS}

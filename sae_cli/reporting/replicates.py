@@ -32,11 +32,14 @@ class Interval:
 def replicates(points: Sequence[Point]) -> list[list[Point]]:
     """Group points of a sweep whose configurations differ in SEEDS only, in the order of the first of each.
 
-    Corrupt ones stand alone.
+    Settings of a penalty of weight 0 do not count. Corrupt points stand alone.
     """
     groups: dict[str, list[Point]] = {}
     for point in points:
-        rest = [(key, v) for key, v in point.config.items() if key not in SEEDS and not key.startswith(NOT_SHOWN)]
+        idle = () if point.config.get("orthogonality.weight") else ("orthogonality.",)
+        rest = [
+            (key, v) for key, v in point.config.items() if key not in SEEDS and not key.startswith(NOT_SHOWN + idle)
+        ]
         groups.setdefault(repr((point.sweep, rest)) if rest else point.folder, []).append(point)
     return list(groups.values())
 

@@ -63,6 +63,7 @@ class Overview:
         for row, best in zip(self.plotted, non_dominated(x, y), strict=True):
             row.frontier = best
         self.groups = Groups(known)
+        self.rows.sort(key=lambda row: self.groups.place(row.points[0]))
         if sort:
             name, sign = _checked(sort.removeprefix("-")), -1 if sort.startswith("-") else 1
             self.rows.sort(key=lambda row: sign * row.metrics[name].mean if name in row.metrics else math.inf)

@@ -45,3 +45,10 @@ def test_a_corrupt_point_stands_alone(tmp_path):
     for folder in sorted(tmp_path.iterdir())[:2]:
         (folder / "config.yaml").write_text("{")
     assert sum(len(group) == 1 for group in replicates(collect([tmp_path]))) >= 2
+
+
+def test_settings_of_a_penalty_that_is_off_do_not_count(tmp_path):
+    points = collect([fake.write_sweep(tmp_path, lambdas=(1.0,), seeds=2)])
+    for point in points:
+        point.config["orthogonality.refresh"] = 10 + point.config["seed"]
+    assert sorted(map(len, replicates(points))) == [1] * 6 + [2] * 3

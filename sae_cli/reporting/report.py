@@ -38,11 +38,14 @@ HISTOGRAMS = (
 """Heading, place in eval.json, its counts, axis title, and the curve to hold it against."""
 SCRIPTS = ("report_figures", "report_saving", "report_heatmaps", "report_tables", "report")
 """Templates of the page's script, in order."""
-TABS = {"neighbour_recall": "neighbours seen", "neighbour_gap": "neighbour gap", "step_seconds": "step time"}
-SEEDS = (
-    "; points that differ in their seeds only share one at their mean with its 95\u00a0% interval (Student's t), the "
-    "single runs are faint dots"
-)
+TABS = {
+    "bias_p05": "bias, 5 %",
+    "bias_p50": "bias, median",
+    "bias_p95": "bias, 95 %",
+    "neighbour_recall": "neighbours seen",
+    "neighbour_gap": "neighbour gap",
+    "step_seconds": "step time",
+}
 COSTS = (
     "Penalties that look for neighbours approximately: the share of directions that are held against their true "
     "nearest one, and how much larger the cosine of the true nearest is than that of the nearest that is seen. "

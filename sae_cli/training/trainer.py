@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 HISTOGRAM_EVERY = 10
 """Log lines between histograms of nearest cosines and biases."""
+BIAS_PERCENTILES = (5, 50, 95)
+"""Percentiles of the encoder biases that are logged with them."""
 
 
 @dataclass
@@ -171,15 +174,18 @@ class Trainer:
     def log_histograms(self, index: int, step: int, member: Member, stack: SAEStack) -> dict[str, float]:
         """Send a member's nearest cosines and biases to its tracker; return what they say in numbers.
 
-        nearest_cosine: the mean (self-MMCS). Approximate penalties: their `neighbour_recall` and `neighbour_gap`.
+        nearest_cosine: the mean (self-MMCS). bias_p05, _p50, _p95: quantiles of the encoder biases. Approximate
+        penalties: their `neighbour_recall` and `neighbour_gap`.
         """
         config = self.stage.configs[index]
         if stack.b_enc_KF.shape[1] < 2:
             return {"nearest_cosine": 0.0}
         cosines_F = nearest_cosines(stack.W_dec_KFD[index], OrthogonalityConfig(kind="nearest"))
         member.tracker.histogram(step, "nearest_cosine_histogram", cosines_F.cpu().numpy())
-        member.tracker.histogram(step, "bias_histogram", stack.b_enc_KF[index].cpu().numpy())
+        biases_F = stack.b_enc_KF[index].cpu().numpy()
+        member.tracker.histogram(step, "bias_histogram", biases_F)
         values = {"nearest_cosine": float(cosines_F.mean())}
+        values |= {f"bias_p{q:02d}": float(np.percentile(biases_F, q)) for q in BIAS_PERCENTILES}
         if config.orthogonality.weight and config.orthogonality.kind in APPROXIMATE:
             rows, state = (step - self.stage.start) * self.train.batch, self.stepper.penalty_states[index]
             active_F, alive_F = self.stepper.last_fired_KF[index] == rows, ~self.stepper.dead(rows)[index]

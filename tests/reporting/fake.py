@@ -113,6 +113,7 @@ def write_run(
         }
         values |= {"loss": (n["mse"] + 30) * wave + 200 * left, "negative_biases": n["negative"] * (1 - left)}
         if step % 40 == 0:
+            values |= {f"bias_p{q:02d}": -0.1 * (1 - left) + 0.002 * (q - 50) for q in (5, 50, 95)}
             values["nearest_cosine"] = n["nearest"] + 0.1 * left
             if point.orthogonality.weight:
                 values |= {"neighbour_recall": 0.98 - 0.3 * left, "neighbour_gap": 0.001 + 0.02 * left}

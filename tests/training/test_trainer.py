@@ -23,6 +23,8 @@ def test_approximate_penalties_log_what_they_see(tmp_path, words, logged):
     for line in lines:
         histogram = line["step"] % 10 == 0
         assert ("nearest_cosine" in line) == histogram
+        if histogram:
+            assert line["bias_p05"] <= line["bias_p50"] <= line["bias_p95"]
         assert ("neighbour_recall" in line) == ("neighbour_gap" in line) == (histogram and logged)
         if histogram and logged:
             assert 0 <= line["neighbour_recall"] <= 1

@@ -12,6 +12,7 @@ from sae_cli.dictionary.artifact import SAE
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity
 from sae_cli.randomness import derive_seed
+from sae_cli.sparse.functions import Encode
 
 
 @dataclass
@@ -150,11 +151,15 @@ class SAEStack:
         vectors = {"b_enc": self.b_enc_KF, **self.learned_KF, **self.buffers_KF}
         return {name: tensor.unsqueeze(1) for name, tensor in vectors.items()}
 
-    def pre_activations(self, x_BD: Tensor) -> Tensor:
-        """Return m (K, B, F), without the encoder bias, of scaled activations (B, D)."""
-        # It is taken off in fp32 before the product: it is a large part of x, which low precision cancels badly.
-        centre_KD = self.b_dec_KD if self.centre_KD is None else self.centre_KD
-        return (x_BD - centre_KD.unsqueeze(1)) @ self.W_enc_KDF
+    @property
+    def encoder_centre_KD(self) -> Tensor:
+        """What encoders take off x."""
+        return self.b_dec_KD if self.centre_KD is None else self.centre_KD
+
+    def pre_activations(self, x_BD: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Return m (K, B, F), without the encoder bias, of scaled activations (B, D); with `columns` of these alone."""
+        W_enc_KDF = self.W_enc_KDF if columns is None else self.W_enc_KDF[..., columns]
+        return Encode.apply(x_BD, self.encoder_centre_KD, W_enc_KDF)
 
     def latents(self, m_KBF: Tensor) -> Tensor:
         """Return the latents (K, B, F) of pre-activations, as in training."""

@@ -1,0 +1,227 @@
+// Products of a training step over the entries (row b, latent f) that are not zero. Rows of T (bf16 or float) are
+// summed in float. Each number of a result is made by one thread in a fixed order, so threads do not change it.
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+struct bf16 {
+    uint16_t bits;
+};
+static inline float wide(float x) { return x; }
+static inline float wide(bf16 x) {
+    uint32_t bits = uint32_t(x.bits) << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    return y;
+}
+
+// sum[d] += sum over i of weights[i] * (row rows[i] of G)[d]; D numbers a row.
+template <class T>
+static void add_rows(const T* G, int64_t D, const int32_t* rows, const float* weights, int64_t count, float* sum) {
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const T *a = G + rows[i] * D, *b = G + rows[i + 1] * D, *c = G + rows[i + 2] * D, *d = G + rows[i + 3] * D;
+        const float wa = weights[i], wb = weights[i + 1], wc = weights[i + 2], wd = weights[i + 3];
+        for (int64_t j = 0; j < D; j++)
+            sum[j] += wa * wide(a[j]) + wb * wide(b[j]) + (wc * wide(c[j]) + wd * wide(d[j]));
+    }
+    for (; i < count; i++) {
+        const T* a = G + rows[i] * D;
+        const float wa = weights[i];
+        for (int64_t j = 0; j < D; j++) sum[j] += wa * wide(a[j]);
+    }
+}
+
+// dots[i] = <e, row rows[i] of W>.
+template <class T>
+static void dot_rows(const T* W, int64_t D, const int32_t* rows, int64_t count, const float* e, float* dots) {
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const T *a = W + rows[i] * D, *b = W + rows[i + 1] * D, *c = W + rows[i + 2] * D, *d = W + rows[i + 3] * D;
+        float sa = 0, sb = 0, sc = 0, sd = 0;
+        for (int64_t j = 0; j < D; j++) {
+            sa += e[j] * wide(a[j]);
+            sb += e[j] * wide(b[j]);
+            sc += e[j] * wide(c[j]);
+            sd += e[j] * wide(d[j]);
+        }
+        dots[i] = sa, dots[i + 1] = sb, dots[i + 2] = sc, dots[i + 3] = sd;
+    }
+    for (; i < count; i++) {
+        const T* a = W + rows[i] * D;
+        float sa = 0;
+        for (int64_t j = 0; j < D; j++) sa += e[j] * wide(a[j]);
+        dots[i] = sa;
+    }
+}
+
+// Appends the columns of a row where m + offset > above, and these sums.
+template <class T>
+static void collect(const T* m, const float* offset, int64_t F, float above, std::vector<int32_t>& columns,
+                    std::vector<float>& sums) {
+    float z[64];
+    for (int64_t start = 0; start < F; start += 64) {
+        uint8_t open[64] = {0};
+        const int64_t size = std::min<int64_t>(64, F - start);
+        if (size == 64) {
+            for (int64_t i = 0; i < 64; i++) z[i] = wide(m[start + i]) + offset[start + i];
+            for (int64_t i = 0; i < 64; i++) open[i] = z[i] > above;
+        } else {
+            for (int64_t i = 0; i < size; i++) open[i] = (z[i] = wide(m[start + i]) + offset[start + i]) > above;
+        }
+        for (int64_t word = 0; word < 8; word++) {
+            uint64_t bytes;
+            std::memcpy(&bytes, open + 8 * word, 8);
+            for (; bytes; bytes &= bytes - 1) {
+                const int64_t i = 8 * word + __builtin_ctzll(bytes) / 8;
+                columns.push_back(start + i);
+                sums.push_back(z[i]);
+            }
+        }
+    }
+}
+
+// Keeps the k largest of the sums from `begin` on, of equal ones the first. Returns the smallest kept.
+static float keep_largest(std::vector<int32_t>& columns, std::vector<float>& sums, int64_t begin, int64_t k) {
+    std::vector<float> order(sums.begin() + begin, sums.end());
+    std::nth_element(order.begin(), order.begin() + k - 1, order.end(), std::greater<float>());
+    const float smallest = order[k - 1];
+    int64_t ties = k - std::count_if(order.begin(), order.end(), [&](float z) { return z > smallest; });
+    int64_t end = begin;
+    for (int64_t i = begin; i < int64_t(sums.size()); i++)
+        if (sums[i] > smallest || (sums[i] == smallest && ties-- > 0)) {
+            columns[end] = columns[i];
+            sums[end++] = sums[i];
+        }
+    columns.resize(end);
+    sums.resize(end);
+    return smallest;
+}
+
+// Entries of m (B, F) where m + offset > 0, of each row at most the k largest sums (k = 0: all), as row starts (B + 1),
+// columns and m (capacity). Returns how many, or -1 if there are more than fit.
+template <class T>
+static int64_t find(const T* m, const float* offset, int64_t B, int64_t F, int64_t k, int64_t capacity, int64_t threads,
+                    int32_t* starts, int32_t* columns, float* values) {
+    std::vector<std::vector<int32_t>> found(threads);
+    std::atomic<bool> full{false};
+    starts[0] = 0;
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t parts = omp_get_num_threads(), part = omp_get_thread_num();
+        const int64_t first = part * B / parts, last = (part + 1) * B / parts;
+        std::vector<int32_t>& mine = found[part];
+        std::vector<float> sums;
+        float above = 0;
+        for (int64_t b = first; b < last && !full; b++) {
+            const int64_t begin = mine.size();
+            collect(m + b * F, offset, F, above, mine, sums);
+            while (k && above > 0 && int64_t(mine.size()) - begin < k) {
+                mine.resize(begin);
+                sums.resize(begin);
+                above = above > 1e-6f ? above / 2 : 0;
+                collect(m + b * F, offset, F, above, mine, sums);
+            }
+            if (k && int64_t(mine.size()) - begin > k) above = 0.9f * keep_largest(mine, sums, begin, k);
+            starts[b + 1] = mine.size() - begin;
+            if (int64_t(mine.size()) > capacity) full = true;
+        }
+#pragma omp barrier
+#pragma omp single
+        {
+            int64_t count = 0;
+            for (auto& list : found) count += list.size();
+            if (count > capacity) full = true;
+            for (int64_t b = 0; !full && b < B; b++) starts[b + 1] += starts[b];
+        }
+        if (!full) {
+            std::copy(mine.begin(), mine.end(), columns + starts[first]);
+            for (int64_t b = first; b < last; b++)
+                for (int64_t i = starts[b]; i < starts[b + 1]; i++) values[i] = wide(m[b * F + columns[i]]);
+        }
+    }
+    return full ? -1 : starts[B];
+}
+
+// e = b_dec - target + sum over a row's entries of f times W's row; dots = <e, W's row> of each entry.
+template <class T>
+static void decode(const T* W, const float* b_dec, const float* target, int64_t B, int64_t D, const int32_t* starts,
+                   const int32_t* columns, const float* f, int64_t threads, float* e, float* dots) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t b = 0; b < B; b++) {
+        float* row = e + b * D;
+        for (int64_t j = 0; j < D; j++) row[j] = b_dec[j] - target[b * D + j];
+        const int64_t begin = starts[b], count = starts[b + 1] - begin;
+        add_rows(W, D, columns + begin, f + begin, count, row);
+        dot_rows(W, D, columns + begin, count, row, dots + begin);
+    }
+}
+
+constexpr int64_t TILE = 16;
+
+// out (F, D) = for each column the sum over its entries of weight times G's row; transposed: out (D, F).
+// The entries of column f are order[starts[f] .. starts[f + 1]], their rows are rows[...] in the same order.
+template <class T>
+static void accumulate(const T* G, int64_t D, int64_t F, const int32_t* starts, const int32_t* rows,
+                       const int32_t* order, const float* weights, int64_t transposed, int64_t threads, float* out) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> tile(transposed ? TILE * D : 0), mine;
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < F; first += TILE) {
+            const int64_t size = std::min(TILE, F - first);
+            for (int64_t f = first; f < first + size; f++) {
+                const int64_t begin = starts[f], count = starts[f + 1] - begin;
+                float* sum = transposed ? tile.data() + (f - first) * D : out + f * D;
+                std::fill(sum, sum + D, 0.f);
+                mine.resize(count);
+                for (int64_t i = 0; i < count; i++) mine[i] = weights[order[begin + i]];
+                add_rows(G, D, rows + begin, mine.data(), count, sum);
+            }
+            if (!transposed) continue;
+            for (int64_t d = 0; d < D; d++)
+                for (int64_t f = 0; f < size; f++) out[d * F + first + f] = tile[f * D + d];
+        }
+    }
+}
+
+// What Python calls: `narrow` says that the first matrix is bf16.
+extern "C" {
+int64_t sae_find(const void* m, int64_t narrow, const float* offset, int64_t B, int64_t F, int64_t k, int64_t capacity,
+                 int64_t threads, int32_t* starts, int32_t* columns, float* values) {
+    return narrow ? find((const bf16*)m, offset, B, F, k, capacity, threads, starts, columns, values)
+                  : find((const float*)m, offset, B, F, k, capacity, threads, starts, columns, values);
+}
+
+void sae_decode(const void* W, int64_t narrow, const float* b_dec, const float* target, int64_t B, int64_t D,
+                const int32_t* starts, const int32_t* columns, const float* f, int64_t threads, float* e, float* dots) {
+    narrow ? decode((const bf16*)W, b_dec, target, B, D, starts, columns, f, threads, e, dots)
+           : decode((const float*)W, b_dec, target, B, D, starts, columns, f, threads, e, dots);
+}
+
+void sae_accumulate(const void* G, int64_t narrow, int64_t D, int64_t F, const int32_t* starts, const int32_t* rows,
+                    const int32_t* order, const float* weights, int64_t transposed, int64_t threads, float* out) {
+    narrow ? accumulate((const bf16*)G, D, F, starts, rows, order, weights, transposed, threads, out)
+           : accumulate((const float*)G, D, F, starts, rows, order, weights, transposed, threads, out);
+}
+
+// Entries by column: starts (F + 1), and in this order their rows and places among the entries by row.
+void sae_by_column(int64_t B, int64_t F, const int32_t* row_starts, const int32_t* columns, int32_t* starts,
+                   int32_t* rows, int32_t* order) {
+    std::fill(starts, starts + F + 1, 0);
+    for (int64_t i = 0; i < row_starts[B]; i++) starts[columns[i] + 1]++;
+    for (int64_t f = 0; f < F; f++) starts[f + 1] += starts[f];
+    std::vector<int32_t> next(starts, starts + F);
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t i = row_starts[b]; i < row_starts[b + 1]; i++) {
+            const int32_t place = next[columns[i]]++;
+            rows[place] = b;
+            order[place] = i;
+        }
+}
+}

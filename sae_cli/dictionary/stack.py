@@ -12,7 +12,7 @@ from sae_cli.dictionary.artifact import SAE
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity
 from sae_cli.randomness import derive_seed
-from sae_cli.sparse.functions import Encode
+from sae_cli.sparse.functions import Encode, operators
 
 
 @dataclass
@@ -183,7 +183,7 @@ class SAEStack:
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Set every direction to unit norm."""
-        self.W_dec_KFD /= self.W_dec_KFD.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        operators(self.W_dec_KFD.device.type, self.W_dec_KFD.numel()).unit(self.W_dec_KFD)
 
     @torch.no_grad()
     def member(self, index: int, scale: float, metadata: dict[str, object]) -> SAE:

@@ -41,7 +41,8 @@ def library() -> ctypes.CDLL | None:
                 replace_atomically(file, made.read_bytes())
         found = ctypes.CDLL(str(file))
     except (OSError, subprocess.CalledProcessError) as error:
-        log.debug("no compiled kernels: %s %s", error, getattr(error, "stderr", ""))
+        log.info("sparse products take torch's operators, which are slower: no kernels compiled (%s)", error)
+        log.debug("%s", getattr(error, "stderr", ""))
         return None
     found.sae_find.restype = ctypes.c_int64
     return found
@@ -86,6 +87,16 @@ class Compiled(Operators):
         out, threads = torch.empty((D, F) if transposed else (F, D)), torch.get_num_threads()
         self._call("sae_accumulate", G_BD, narrow, D, F, *entries.by_column, weights_N, transposed, threads, out)
         return out
+
+    def project(self, grad: Tensor, directions: Tensor) -> None:
+        if not (grad.is_contiguous() and directions.is_contiguous() and grad.dtype == torch.float32):
+            return super().project(grad, directions)
+        D = grad.shape[-1]
+        self._call("sae_project", grad, directions, grad.numel() // D, D, torch.get_num_threads())
+
+    def unit(self, directions: Tensor) -> None:
+        D = directions.shape[-1]
+        self._call("sae_unit", directions, directions.numel() // D, D, torch.get_num_threads())
 
 
 def _rows(values: Tensor) -> tuple[Tensor, bool]:

@@ -1,6 +1,5 @@
 """A step's products with gradients: the dense encoder, its entries, and the reconstruction from entries."""
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,10 +10,13 @@ from sae_cli.sparse.compiled import Compiled, library
 from sae_cli.sparse.operators import Entries, Operators
 
 
-@cache
-def operators() -> Operators:
-    """Return the compiled kernels, or torch's operators where there is no compiler."""
-    compiled = library()
+COMPILED_FROM = 1 << 18
+"""Numbers in a matrix from which compiled kernels are worth their overhead and, once per machine, their compilation."""
+
+
+def operators(device: str, size: int) -> Operators:
+    """Return the operators for matrices of `size` numbers: compiled kernels for large ones on a CPU, else torch's."""
+    compiled = library() if device == "cpu" and size >= COMPILED_FROM else None
     return Operators() if compiled is None else Compiled(compiled)
 
 
@@ -78,7 +80,7 @@ class Reconstruct(Function):
         ctx.save_for_backward(f_N, low(e_BD), dots_N, e_BD.sum(0))
         ctx.entries = entries
         ctx.mark_non_differentiable(e_BD)
-        return e_BD.square().sum(1).mean(), e_BD
+        return e_BD.norm(dim=1).square().mean(), e_BD
 
     @staticmethod
     def backward(  # type: ignore[override]

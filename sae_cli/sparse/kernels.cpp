@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <vector>
 
 struct bf16 {
@@ -60,87 +62,90 @@ static void dot_rows(const T* W, int64_t D, const int32_t* rows, int64_t count, 
     }
 }
 
+struct Found {
+    std::vector<int32_t> columns;
+    std::vector<float> sums;
+    int64_t count = 0;
+};
+
 // Appends the columns of a row where m + offset > above, and these sums.
 template <class T>
-static void collect(const T* m, const float* offset, int64_t F, float above, std::vector<int32_t>& columns,
-                    std::vector<float>& sums) {
-    float z[64];
-    for (int64_t start = 0; start < F; start += 64) {
-        uint8_t open[64] = {0};
-        const int64_t size = std::min<int64_t>(64, F - start);
-        if (size == 64) {
-            for (int64_t i = 0; i < 64; i++) z[i] = wide(m[start + i]) + offset[start + i];
-            for (int64_t i = 0; i < 64; i++) open[i] = z[i] > above;
-        } else {
-            for (int64_t i = 0; i < size; i++) open[i] = (z[i] = wide(m[start + i]) + offset[start + i]) > above;
-        }
-        for (int64_t word = 0; word < 8; word++) {
-            uint64_t bytes;
-            std::memcpy(&bytes, open + 8 * word, 8);
-            for (; bytes; bytes &= bytes - 1) {
-                const int64_t i = 8 * word + __builtin_ctzll(bytes) / 8;
-                columns.push_back(start + i);
-                sums.push_back(z[i]);
-            }
-        }
+static void collect(const T* m, const float* offset, int64_t F, float above, Found& found) {
+    if (int64_t(found.columns.size()) < found.count + F) {
+        found.columns.resize(2 * found.count + F);
+        found.sums.resize(2 * found.count + F);
     }
+    int32_t* columns = found.columns.data() + found.count;
+    float* sums = found.sums.data() + found.count;
+    for (int64_t start = 0; start < F; start += 64) {
+        alignas(64) uint8_t open[64] = {0};
+        if (start + 64 <= F)
+            for (int64_t i = 0; i < 64; i++) open[i] = wide(m[start + i]) + offset[start + i] > above;
+        else
+            for (int64_t i = 0; i < F - start; i++) open[i] = wide(m[start + i]) + offset[start + i] > above;
+        uint64_t words[8];
+        std::memcpy(words, open, 64);
+        for (int64_t word = 0; word < 8; word++)
+            for (uint64_t bytes = words[word]; bytes; bytes &= bytes - 1) {
+                const int64_t f = start + 8 * word + __builtin_ctzll(bytes) / 8;
+                *columns++ = f;
+                *sums++ = wide(m[f]) + offset[f];
+            }
+    }
+    found.count = columns - found.columns.data();
 }
 
 // Keeps the k largest of the sums from `begin` on, of equal ones the first. Returns the smallest kept.
-static float keep_largest(std::vector<int32_t>& columns, std::vector<float>& sums, int64_t begin, int64_t k) {
-    std::vector<float> order(sums.begin() + begin, sums.end());
+static float keep_largest(Found& found, int64_t begin, int64_t k) {
+    std::vector<float> order(found.sums.begin() + begin, found.sums.begin() + found.count);
     std::nth_element(order.begin(), order.begin() + k - 1, order.end(), std::greater<float>());
     const float smallest = order[k - 1];
     int64_t ties = k - std::count_if(order.begin(), order.end(), [&](float z) { return z > smallest; });
     int64_t end = begin;
-    for (int64_t i = begin; i < int64_t(sums.size()); i++)
-        if (sums[i] > smallest || (sums[i] == smallest && ties-- > 0)) {
-            columns[end] = columns[i];
-            sums[end++] = sums[i];
+    for (int64_t i = begin; i < found.count; i++)
+        if (found.sums[i] > smallest || (found.sums[i] == smallest && ties-- > 0)) {
+            found.columns[end] = found.columns[i];
+            found.sums[end++] = found.sums[i];
         }
-    columns.resize(end);
-    sums.resize(end);
+    found.count = end;
     return smallest;
 }
 
 // Entries of m (B, F) where m + offset > 0, of each row at most the k largest sums (k = 0: all), as row starts (B + 1),
 // columns and m (capacity). Returns how many, or -1 if there are more than fit.
 template <class T>
-static int64_t find(const T* m, const float* offset, int64_t B, int64_t F, int64_t k, int64_t capacity, int64_t threads,
-                    int32_t* starts, int32_t* columns, float* values) {
-    std::vector<std::vector<int32_t>> found(threads);
+static int64_t find(const T* m, const float* offset, int64_t B, int64_t F, int64_t k, int64_t capacity,
+                    int64_t threads, int32_t* starts, int32_t* columns, float* values) {
+    std::vector<int64_t> counts(threads, 0);
     std::atomic<bool> full{false};
     starts[0] = 0;
 #pragma omp parallel num_threads(threads)
     {
         const int64_t parts = omp_get_num_threads(), part = omp_get_thread_num();
         const int64_t first = part * B / parts, last = (part + 1) * B / parts;
-        std::vector<int32_t>& mine = found[part];
-        std::vector<float> sums;
-        float above = 0;
+        Found mine;
+        float above = 0;  // a row's k largest are looked for above a share of the last row's smallest, then lower
         for (int64_t b = first; b < last && !full; b++) {
-            const int64_t begin = mine.size();
-            collect(m + b * F, offset, F, above, mine, sums);
-            while (k && above > 0 && int64_t(mine.size()) - begin < k) {
-                mine.resize(begin);
-                sums.resize(begin);
+            const int64_t begin = mine.count;
+            collect(m + b * F, offset, F, above, mine);
+            while (k && above > 0 && mine.count - begin < k) {
+                mine.count = begin;
                 above = above > 1e-6f ? above / 2 : 0;
-                collect(m + b * F, offset, F, above, mine, sums);
+                collect(m + b * F, offset, F, above, mine);
             }
-            if (k && int64_t(mine.size()) - begin > k) above = 0.9f * keep_largest(mine, sums, begin, k);
-            starts[b + 1] = mine.size() - begin;
-            if (int64_t(mine.size()) > capacity) full = true;
+            if (k && mine.count - begin > k) above = 0.9f * keep_largest(mine, begin, k);
+            starts[b + 1] = mine.count - begin;
+            if (mine.count > capacity) full = true;
         }
+        counts[part] = mine.count;
 #pragma omp barrier
 #pragma omp single
         {
-            int64_t count = 0;
-            for (auto& list : found) count += list.size();
-            if (count > capacity) full = true;
+            if (std::accumulate(counts.begin(), counts.end(), int64_t(0)) > capacity) full = true;
             for (int64_t b = 0; !full && b < B; b++) starts[b + 1] += starts[b];
         }
         if (!full) {
-            std::copy(mine.begin(), mine.end(), columns + starts[first]);
+            std::copy(mine.columns.begin(), mine.columns.begin() + mine.count, columns + starts[first]);
             for (int64_t b = first; b < last; b++)
                 for (int64_t i = starts[b]; i < starts[b + 1]; i++) values[i] = wide(m[b * F + columns[i]]);
         }
@@ -208,6 +213,27 @@ void sae_accumulate(const void* G, int64_t narrow, int64_t D, int64_t F, const i
                     const int32_t* order, const float* weights, int64_t transposed, int64_t threads, float* out) {
     narrow ? accumulate((const bf16*)G, D, F, starts, rows, order, weights, transposed, threads, out)
            : accumulate((const float*)G, D, F, starts, rows, order, weights, transposed, threads, out);
+}
+
+// Takes off each row of grad (n, D) what is along the same row of W.
+void sae_project(float* grad, const float* W, int64_t n, int64_t D, int64_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float along = 0;
+        for (int64_t j = 0; j < D; j++) along += grad[i * D + j] * W[i * D + j];
+        for (int64_t j = 0; j < D; j++) grad[i * D + j] -= along * W[i * D + j];
+    }
+}
+
+// Sets each row of W (n, D) to norm 1.
+void sae_unit(float* W, int64_t n, int64_t D, int64_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float square = 0;
+        for (int64_t j = 0; j < D; j++) square += W[i * D + j] * W[i * D + j];
+        const float norm = std::max(std::sqrt(square), 1e-12f);
+        for (int64_t j = 0; j < D; j++) W[i * D + j] /= norm;
+    }
 }
 
 // Entries by column: starts (F + 1), and in this order their rows and places among the entries by row.

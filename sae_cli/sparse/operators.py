@@ -88,6 +88,14 @@ class Operators:
         sums_FD = _bags(G_BD, rows_N, starts_C, weights_N[order_N])
         return sums_FD.T.contiguous() if transposed else sums_FD
 
+    def project(self, grad: Tensor, directions: Tensor) -> None:
+        """Take off each row of a gradient (..., D), in place, what is along its direction."""
+        grad -= (grad * directions).sum(-1, keepdim=True) * directions
+
+    def unit(self, directions: Tensor) -> None:
+        """Set each row (..., D) to norm 1, in place."""
+        directions /= directions.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
 
 def _bags(rows: Tensor, indices_N: Tensor, starts: Tensor, weights_N: Tensor) -> Tensor:
     """Return the weighted sum of the rows of each bag; `starts` counts the indices last."""

@@ -106,7 +106,7 @@ def losses(
                     return part.pre_activations(x_BD, columns)
                 return m_KBF if columns is None else m_KBF[..., columns]
 
-            auxiliary_K = auxiliary_K + _revival(part, config, dead_m, terms.residual_KBD, dead_KF)
+            auxiliary_K = auxiliary_K + _revival(part, config, dead_m, terms.error_KBD, dead_KF)
     penalties_K = weights.lambda_K * terms.sparsity_K + weights.gamma_K * D * omega_K
     loss_K = torch.stack(terms.errors_PK).sum(0) + penalties_K + auxiliary_K
     mse_K, sparsity_K = terms.errors_PK[-1], terms.sparsity_K
@@ -123,7 +123,7 @@ def left_over(frozen: SAEStack | None, x_BD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _revival(
-    part: SAEStack, config: Config, dead_m: Callable[[Tensor | None], Tensor], residual_KBD: Tensor, dead_KF: Tensor
+    part: SAEStack, config: Config, dead_m: Callable[[Tensor | None], Tensor], error_KBD: Tensor, dead_KF: Tensor
 ) -> Tensor:
     """Return the weighted losses (K,) of dead latents, whose pre-activations `dead_m` gives for some columns or all."""
     sae, nonlinearity, parameters, W_dec_KFD = config.sae, part.nonlinearity, part.parameters(), part.W_dec_KFD
@@ -138,7 +138,7 @@ def _revival(
     loss_K = torch.zeros_like(any_dead_K)
     if sae.auxk_weight:
         revived_KBF = nonlinearity.revived(m_KBF, parameters) * dead_KF.unsqueeze(1)
-        loss_K = loss_K + sae.auxk_weight * any_dead_K * _auxk(revived_KBF, W_dec_KFD, residual_KBD, sae.auxk_latents)
+        loss_K = loss_K + sae.auxk_weight * any_dead_K * _auxk(revived_KBF, W_dec_KFD, error_KBD, sae.auxk_latents)
     if sae.preact_weight:
         short_KBF = torch.relu(-nonlinearity.margin(m_KBF, parameters))
         missing_KF = row_sums(short_KBF) / short_KBF.shape[1] * dead_KF
@@ -147,12 +147,12 @@ def _revival(
     return loss_K
 
 
-def _auxk(revived_KBF: Tensor, W_dec_KFD: Tensor, residual_KBD: Tensor, count: int) -> Tensor:
+def _auxk(revived_KBF: Tensor, W_dec_KFD: Tensor, error_KBD: Tensor, count: int) -> Tensor:
     """Return mean_B ||e - e_hat||^2 (K,), e_hat from a row's largest dead latents (arXiv 2406.04093)."""
     if count < revived_KBF.shape[2]:
         largest, places = revived_KBF.topk(count, dim=2)
         revived_KBF = torch.zeros_like(revived_KBF).scatter(2, places, largest)
-    return squared_error(residual_KBD.detach(), revived_KBF @ W_dec_KFD)
+    return squared_error(-error_KBD, revived_KBF @ W_dec_KFD)
 
 
 def directions_of(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sae_cli.config.schema import Config
 from sae_cli.dictionary.stack import SAEStack
+from sae_cli.sparse.functions import operators
 from sae_cli.training.loss import Losses, Weights, losses
 from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp, total_steps
 
@@ -135,8 +136,8 @@ class Stepper:
         """Project, clip, freeze what is not finite, and apply Adam; keep unit directions."""
         unit = self.shared.sae.decoder_norm == "unit"
         if unit:
-            directions_KFD, grad_KFD = self.stack.W_dec_KFD[members], gradients["W_dec_KFD"]
-            grad_KFD -= (grad_KFD * directions_KFD).sum(-1, keepdim=True) * directions_KFD
+            grad_KFD = gradients["W_dec_KFD"]
+            operators(self.device, grad_KFD.numel()).project(grad_KFD, self.stack.W_dec_KFD[members])
         norm_K = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
         l0_K = (found.counts_KF.sum(1) + found.frozen_KG.sum(1)) / rows
         measured = (found.loss_K, found.mse_K, found.sparsity_K, found.omega_K, found.auxiliary_K, l0_K, norm_K)

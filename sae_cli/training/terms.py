@@ -11,13 +11,11 @@ from sae_cli.config.schema import Config
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity, Parameters
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.sparsity import SPARSITY, row_sums
-from sae_cli.sparse.functions import EncodeEntries, Reconstruct, operators
+from sae_cli.sparse.functions import COMPILED_FROM, EncodeEntries, Reconstruct, operators
 from sae_cli.sparse.operators import Entries
 
 EXACT_ROWS = 256
 """Rows whose firings bf16 counts exactly."""
-SPARSE_FROM = 1 << 18
-"""Latents of a batch (B F) from which `train.sparse=auto` looks for entries."""
 DENSE_FROM = 1 / 16
 """Share of the latents that fire from which dense products are taken."""
 
@@ -33,8 +31,8 @@ class Terms:
     errors_PK: list[Tensor]
     """mean_B ||x - x_hat||^2 of each prefix."""
     sparsity_K: Tensor
-    residual_KBD: Tensor
-    """x - x_hat of the whole dictionary; without gradient on the sparse path."""
+    error_KBD: Tensor
+    """x_hat - x of the whole dictionary; without gradient on the sparse path."""
 
 
 def dense_terms(part: SAEStack, config: Config, m_KBF: Tensor, target_KBD: Tensor, norm_KF: Tensor | None) -> Terms:
@@ -52,7 +50,7 @@ def dense_terms(part: SAEStack, config: Config, m_KBF: Tensor, target_KBD: Tenso
     terms_KBF = _penalties(part.nonlinearity, config, m_KBF, acts_KBF, part.parameters(), norm_K1F)
     sums_KF = row_sums(terms_KBF) / terms_KBF.shape[1]
     sparsity_K = sum((sums_KF[:, :end].sum(1) for end in ends), torch.zeros_like(sums_KF[:, 0]))
-    return Terms(acts_KBF, counts_KF, errors_PK, sparsity_K, target_KBD - x_hat_KBD)
+    return Terms(acts_KBF, counts_KF, errors_PK, sparsity_K, x_hat_KBD.detach() - target_KBD)
 
 
 def sparse_terms(
@@ -69,13 +67,13 @@ def sparse_terms(
     def at(vector: Tensor) -> Tensor:
         return vector.flatten().index_select(0, entries.columns_N).view(1, 1, -1)
 
-    m_N = EncodeEntries.apply(m_N, x_BD, part.encoder_centre_KD[0], part.W_enc_KDF[0], entries)
+    m_N = EncodeEntries.apply(m_N, x_BD, part.encoder_centre_KD.squeeze(0), part.W_enc_KDF.squeeze(0), entries)
     parameters = {name: at(vector) for name, vector in part.parameters().items()}
     m_11N = m_N.view(1, 1, -1)
     acts_11N = part.nonlinearity.at_entries(m_11N, parameters, part.settings)
     counts_F = m_N.new_zeros(entries.latents).index_add_(0, entries.columns_N, (acts_11N.flatten() > 0).float())
-    error, residual_BD = Reconstruct.apply(
-        acts_11N.flatten(), part.W_dec_KFD[0], part.b_dec_KD[0], target_KBD[0], entries
+    mse, error_BD = Reconstruct.apply(
+        acts_11N.flatten(), part.W_dec_KFD.squeeze(0), part.b_dec_KD.squeeze(0), target_KBD.squeeze(0), entries
     )
     norm_11N = None if norm_KF is None else at(norm_KF)
     terms_11N = _penalties(part.nonlinearity, config, m_11N, acts_11N, parameters, norm_11N)
@@ -83,7 +81,7 @@ def sparse_terms(
     silent = SPARSITY[config.sparsity.kind](m_N.new_zeros(1), lambda: m_N.new_full((1,), -1e9), config.sparsity)
     B = entries.rows
     sparsity_K = (terms_11N.sum() + (B * entries.latents - len(m_N)) * silent) / B
-    return Terms(acts_11N, counts_F.unsqueeze(0), [error.unsqueeze(0)], sparsity_K, -residual_BD.unsqueeze(0))
+    return Terms(acts_11N, counts_F.unsqueeze(0), [mse.unsqueeze(0)], sparsity_K, error_BD.unsqueeze(0))
 
 
 def find_entries(part: SAEStack, config: Config, m_KBF: Tensor) -> tuple[Entries, Tensor] | None:
@@ -93,14 +91,14 @@ def find_entries(part: SAEStack, config: Config, m_KBF: Tensor) -> tuple[Entries
     """
     reach = entry_reach(config, part.nonlinearity)
     size = m_KBF.numel()
-    small = config.train.sparse == "auto" and size < SPARSE_FROM
+    small = config.train.sparse == "auto" and size < COMPILED_FROM
     if reach is None or small or len(m_KBF) > 1 or m_KBF.device.type != "cpu":
         return None
     with torch.no_grad():
         capacity = size if config.train.sparse == "sparse" else int(size * DENSE_FROM)
         offset_F = (part.nonlinearity.offset(part.parameters()) + reach).flatten()
         return part.nonlinearity.entries(
-            m_KBF[0].detach(), offset_F, part.settings[0].k, partial(operators().find, capacity=capacity)
+            m_KBF[0].detach(), offset_F, part.settings[0].k, partial(operators(m_KBF.device.type, size).find, capacity=capacity)
         )
 
 

@@ -65,7 +65,7 @@ def measure(folder, words, mode, stack=None, x=None):
 def operators(request, monkeypatch):
     compiled = library()
     chosen = Operators() if request.param == "torch" or compiled is None else Compiled(compiled)
-    monkeypatch.setattr(terms, "operators", lambda: chosen)
+    monkeypatch.setattr(terms, "operators", lambda device, size: chosen)
     return chosen
 
 
@@ -105,7 +105,7 @@ def test_rows_without_latents_and_all_dead_latents(tmp_path, operators):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_auto_takes_dense_products_where_many_latents_fire(tmp_path, monkeypatch, share):
-    monkeypatch.setattr(terms, "SPARSE_FROM", 1)
+    monkeypatch.setattr(terms, "COMPILED_FROM", 1)
     monkeypatch.setattr(terms, "DENSE_FROM", share)
     found, _ = measure(tmp_path, ("sae=relu",), "auto")
     assert (found.acts.shape == (1, B, F)) == (share == 0)

@@ -1,5 +1,8 @@
 // Products of a training step over the entries (row b, latent f) that are not zero. Rows of T (bf16 or float) are
 // summed in float. Each number of a result is made by one thread in a fixed order, so threads do not change it.
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 #include <omp.h>
 
 #include <algorithm>
@@ -62,9 +65,33 @@ static void dot_rows(const T* W, int64_t D, const int32_t* rows, int64_t count, 
     }
 }
 
+#ifdef __AVX512F__
+static inline __m512 wide16(const float* x) { return _mm512_loadu_ps(x); }
+static inline __m512 wide16(const bf16* x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x)), 16));
+}
+#endif
+
+// One bit for each of up to 64 values: m + offset > above.
+template <class T>
+static inline uint64_t opened(const T* m, const float* offset, int64_t size, float above) {
+    uint64_t bits = 0;
+#ifdef __AVX512F__
+    if (size == 64) {
+        for (int64_t i = 0; i < 64; i += 16) {
+            const __m512 sums = _mm512_add_ps(wide16(m + i), _mm512_loadu_ps(offset + i));
+            bits |= uint64_t(_mm512_cmp_ps_mask(sums, _mm512_set1_ps(above), _CMP_GT_OQ)) << i;
+        }
+        return bits;
+    }
+#endif
+    for (int64_t i = 0; i < size; i++) bits |= uint64_t(wide(m[i]) + offset[i] > above) << i;
+    return bits;
+}
+
 struct Found {
     std::vector<int32_t> columns;
-    std::vector<float> sums;
+    std::vector<float> sums, order;
     int64_t count = 0;
 };
 
@@ -78,26 +105,20 @@ static void collect(const T* m, const float* offset, int64_t F, float above, Fou
     int32_t* columns = found.columns.data() + found.count;
     float* sums = found.sums.data() + found.count;
     for (int64_t start = 0; start < F; start += 64) {
-        alignas(64) uint8_t open[64] = {0};
-        if (start + 64 <= F)
-            for (int64_t i = 0; i < 64; i++) open[i] = wide(m[start + i]) + offset[start + i] > above;
-        else
-            for (int64_t i = 0; i < F - start; i++) open[i] = wide(m[start + i]) + offset[start + i] > above;
-        uint64_t words[8];
-        std::memcpy(words, open, 64);
-        for (int64_t word = 0; word < 8; word++)
-            for (uint64_t bytes = words[word]; bytes; bytes &= bytes - 1) {
-                const int64_t f = start + 8 * word + __builtin_ctzll(bytes) / 8;
-                *columns++ = f;
-                *sums++ = wide(m[f]) + offset[f];
-            }
+        const int64_t size = std::min<int64_t>(64, F - start);
+        for (uint64_t bits = opened(m + start, offset + start, size, above); bits; bits &= bits - 1) {
+            const int64_t f = start + __builtin_ctzll(bits);
+            *columns++ = f;
+            *sums++ = wide(m[f]) + offset[f];
+        }
     }
     found.count = columns - found.columns.data();
 }
 
 // Keeps the k largest of the sums from `begin` on, of equal ones the first. Returns the smallest kept.
 static float keep_largest(Found& found, int64_t begin, int64_t k) {
-    std::vector<float> order(found.sums.begin() + begin, found.sums.begin() + found.count);
+    std::vector<float>& order = found.order;
+    order.assign(found.sums.begin() + begin, found.sums.begin() + found.count);
     std::nth_element(order.begin(), order.begin() + k - 1, order.end(), std::greater<float>());
     const float smallest = order[k - 1];
     int64_t ties = k - std::count_if(order.begin(), order.end(), [&](float z) { return z > smallest; });

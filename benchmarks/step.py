@@ -99,9 +99,7 @@ def main() -> None:
         "compiled": library() is not None,
         "load": round(os.getloadavg()[0], 1),
         "rows": [
-            measure(*shape, kind, arguments)
-            for shape in arguments.shape or SHAPES
-            for kind in arguments.kind or KINDS
+            measure(*shape, kind, arguments) for shape in arguments.shape or SHAPES for kind in arguments.kind or KINDS
         ],
     }
     publish(result, arguments.out)

@@ -19,7 +19,7 @@ from sae_cli.sparse.operators import Entries, Operators
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = "-O3 -march=native -fno-math-errno -fno-signed-zeros -fno-trapping-math -fassociative-math".split()
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-signed-zeros", "-fno-trapping-math", "-fassociative-math")
 SHARED = ("-fopenmp", "-shared", "-fPIC")
 
 
@@ -50,6 +50,8 @@ def library() -> ctypes.CDLL | None:
 
 class Compiled(Operators):
     """Operators by the compiled kernels."""
+
+    narrow_share = 1 / 8
 
     def __init__(self, compiled: ctypes.CDLL) -> None:
         self.compiled = compiled

@@ -9,7 +9,6 @@ from torch.autograd import Function
 from sae_cli.sparse.compiled import Compiled, library
 from sae_cli.sparse.operators import Entries, Operators
 
-
 COMPILED_FROM = 1 << 18
 """Numbers in a matrix from which compiled kernels are worth their overhead and, once per machine, their compilation."""
 

@@ -1,9 +1,9 @@
 """The entries (row, latent) of a batch that are not zero, and products over them by torch's operators."""
 
 import warnings
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,14 @@ class Entries:
 
 class Operators:
     """Products over entries by torch's operators."""
+
+    narrow_share: ClassVar[float] = 1 / 16
+    """Share of the latents that fire from which dense products in bf16 are faster.
+
+    Measured on a processor that multiplies bf16 natively, D 512, F 4,096, B 2,048, one thread: a step by entries took
+    1.06 times less time at 1/16 and 1.6 times more at 1/8; the compiled kernels 1.16 less at 1/8, 1.6 more at 1/4. In
+    fp32 dense products are slower: 1.01 and 1.39 less at 1/4.
+    """
 
     def find(self, m_BF: Tensor, offset_F: Tensor, k: int, capacity: int) -> tuple[Entries, Tensor] | None:
         """Return where m + offset > 0, of each row at most the k largest sums (0: all), and m there (N,) in fp32.

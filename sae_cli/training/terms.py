@@ -16,8 +16,8 @@ from sae_cli.sparse.operators import Entries
 
 EXACT_ROWS = 256
 """Rows whose firings bf16 counts exactly."""
-DENSE_FROM = 1 / 16
-"""Share of the latents that fire from which dense products are taken."""
+WIDE_SHARE = 1 / 4
+"""Share of the latents that fire from which dense products in fp32 are faster; `Operators.narrow_share` for bf16."""
 
 
 @dataclass
@@ -94,12 +94,12 @@ def find_entries(part: SAEStack, config: Config, m_KBF: Tensor) -> tuple[Entries
     small = config.train.sparse == "auto" and size < COMPILED_FROM
     if reach is None or small or len(m_KBF) > 1 or m_KBF.device.type != "cpu":
         return None
+    chosen = operators(m_KBF.device.type, size)
+    share = chosen.narrow_share if m_KBF.dtype == torch.bfloat16 else WIDE_SHARE
+    find = partial(chosen.find, capacity=size if config.train.sparse == "sparse" else int(size * share))
     with torch.no_grad():
-        capacity = size if config.train.sparse == "sparse" else int(size * DENSE_FROM)
         offset_F = (part.nonlinearity.offset(part.parameters()) + reach).flatten()
-        return part.nonlinearity.entries(
-            m_KBF[0].detach(), offset_F, part.settings[0].k, partial(operators(m_KBF.device.type, size).find, capacity=capacity)
-        )
+        return part.nonlinearity.entries(m_KBF[0].detach(), offset_F, part.settings[0].k, find)
 
 
 def entry_reach(config: Config, nonlinearity: Nonlinearity) -> float | None:

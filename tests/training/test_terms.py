@@ -3,11 +3,15 @@
 import pytest
 import torch
 
+from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.stack import SAEStack
+from sae_cli.sources.registry import open_source
+from sae_cli.sparse import functions
 from sae_cli.sparse.compiled import Compiled, library
 from sae_cli.sparse.operators import Operators
 from sae_cli.training import terms
 from sae_cli.training.loss import Weights, losses
+from sae_cli.training.step import Stepper
 from tests.training.points import point
 
 B, D, F = 40, 12, 48
@@ -31,6 +35,7 @@ CASES = [
 ]
 DENSE_ONLY = [
     ("sae=gated",), ("sae=tlin",), ("sae=prolu_ste", "sae.ste=exp"), ("sae=relu", "sae.prefixes=[0.5]"),
+    ("sae=topk", "sae.k=3", "sparsity.kind=l0"), ("train.sparse=dense",),
 ]  # fmt: skip
 
 
@@ -89,7 +94,8 @@ def test_sparse_terms_and_gradients_equal_dense_ones(tmp_path, operators, words)
 
 @pytest.mark.parametrize("words", DENSE_ONLY, ids=" ".join)
 def test_where_gradients_reach_further_products_are_dense(tmp_path, words):
-    assert measure(tmp_path, words, "sparse")[0].acts.shape == (1, B, F)
+    config = point(tmp_path, *words)
+    assert terms.entry_reach(config, NONLINEARITIES[config.sae.nonlinearity]) is None
 
 
 def test_rows_without_latents_and_all_dead_latents(tmp_path, operators):
@@ -106,6 +112,30 @@ def test_rows_without_latents_and_all_dead_latents(tmp_path, operators):
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_auto_takes_dense_products_where_many_latents_fire(tmp_path, monkeypatch, share):
     monkeypatch.setattr(terms, "COMPILED_FROM", 1)
-    monkeypatch.setattr(terms, "DENSE_FROM", share)
+    monkeypatch.setattr(terms, "WIDE_SHARE", share)
     found, _ = measure(tmp_path, ("sae=relu",), "auto")
     assert (found.acts.shape == (1, B, F)) == (share == 0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("sae=relu", "sae.bias_init=-0.2", "train.lr=2e-3"), ("sae=topk", "sae.k=4", "train.lr=2e-3")],
+    ids=" ".join,
+)
+def test_200_sparse_bf16_steps_end_at_the_loss_of_dense_fp32_ones(tmp_path, monkeypatch, words):
+    monkeypatch.setattr(functions, "COMPILED_FROM", 1)
+    source = open_source(point(tmp_path, "source.width=32"), "cpu")
+    batches = [x_BD * source.scale for _, x_BD in zip(range(200), source.batches(0, 256), strict=False)]
+    ends = {}
+    for mode, precision in (("dense", "fp32"), ("sparse", "fp32"), ("sparse", "bf16")):
+        paths = (f"train.sparse={mode}", f"train.precision={precision}")
+        config = point(tmp_path, *words, "sae.latents=96", "train.tokens=51200", "train.batch=256", *paths)
+        stack = SAEStack.initialise([config], source.mean_D * source.scale, "cpu", torch.empty(0))
+        stepper, found = Stepper(stack, [config], "cpu"), []
+        for step, x_BD in enumerate(batches):
+            stepper.step(step, x_BD)
+            found.append(stepper.take_metrics(1)[0, 0].item())
+        ends[mode, precision] = sum(found[-40:]) / 40
+        assert ends[mode, precision] < 0.5 * found[0]
+    assert ends["sparse", "fp32"] == pytest.approx(ends["dense", "fp32"], rel=1e-3)
+    assert ends["sparse", "bf16"] == pytest.approx(ends["dense", "fp32"], rel=0.01)

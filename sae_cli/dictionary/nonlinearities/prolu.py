@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from sae_cli.config.combinations import ONE_SIDED
 from sae_cli.config.schema import SAEConfig
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity, Parameters, Settings, keep_where_positive, sum_rows
 
@@ -19,8 +20,6 @@ STE: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
 }
 """Straight-through stand-ins T'(x) for the derivative of the threshold 1[x > 0] at x = m + b."""
-ONE_SIDED = ("step", "window", "clamp_0_1")
-"""Those that are 0 for x <= 0."""
 
 
 class ReLU(Nonlinearity):

@@ -25,27 +25,39 @@ SHARED = ("-fopenmp", "-shared", "-fPIC")
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled kernels, or None where there is no C++ compiler; other machines' are not taken."""
+    """Return the compiled kernels, or None where there is no C++ compiler with OpenMP.
+
+    They are kept in the user's cache folder, under a name that changes with their source and with the processor.
+    """
     try:
-        processor = set(re.findall(r"^(?:model name|flags|Features)\s*:.*", Path("/proc/cpuinfo").read_text(), re.M))
-    except OSError:
-        processor = {platform.processor()}
-    name = f"kernels-{short_hash([SOURCE.read_text(), FLAGS, sorted(processor), platform.machine()])}.so"
-    file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae-cli" / name
-    try:
-        if not file.exists():
-            with tempfile.TemporaryDirectory() as folder:
-                made = Path(folder) / name
+        with tempfile.TemporaryDirectory() as folder:
+            file = _kept()
+            if not file.exists():
+                made = Path(folder) / file.name
                 command = [os.environ.get("CXX", "c++"), *FLAGS, *SHARED, "-o", str(made), str(SOURCE)]
                 subprocess.run(command, check=True, capture_output=True, text=True)
-                replace_atomically(file, made.read_bytes())
-        found = ctypes.CDLL(str(file))
-    except (OSError, subprocess.CalledProcessError) as error:
+                try:
+                    replace_atomically(file, made.read_bytes())
+                except OSError:  # a read-only home: compiled anew by each process
+                    file = made
+            found = ctypes.CDLL(str(file))
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         log.info("sparse products take torch's operators, which are slower: no kernels compiled (%s)", error)
         log.debug("%s", getattr(error, "stderr", ""))
         return None
     found.sae_find.restype = ctypes.c_int64
     return found
+
+
+def _kept() -> Path:
+    """Return the file of the kernels that were compiled for this processor."""
+    described = Path("/proc/cpuinfo")
+    lines = (
+        re.findall(r"^(?:model name|flags|Features)\s*:.*", described.read_text(), re.M) if described.exists() else []
+    )
+    processor = [platform.machine(), platform.processor(), *sorted(set(lines))]
+    name = f"kernels-{short_hash([SOURCE.read_text(), FLAGS, processor])}.so"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae-cli" / name
 
 
 class Compiled(Operators):

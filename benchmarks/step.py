@@ -32,7 +32,7 @@ def stepper(words: list[str], width: int, latents: int, members: int, l0: int, x
     config = compose(["experiment=demo", *words, *fixed])
     stack = SAEStack.initialise([config] * members, torch.zeros(width), "cpu", torch.empty(0))
     if config.sae.nonlinearity == "relu":
-        m_N = stack.part(slice(0, 1)).pre_activations(x_BD[:256]).detach().flatten()
+        m_N = stack.pre_activations(stack.centred(x_BD[:256]))[0].detach().flatten()
         stack.b_enc_KF.fill_(-m_N.kthvalue(len(m_N) - l0 * 256).values)
     return Stepper(stack, [config] * members, "cpu")
 

@@ -115,7 +115,9 @@ def main() -> None:
         "compiled": library() is not None,
         "load": round(os.getloadavg()[0], 1),
         "rows": [
-            measure(*shape, kind, arguments) for shape in arguments.shape or [(512, 4096), (640, 10240)] for kind in KINDS
+            measure(*shape, kind, arguments)
+            for shape in arguments.shape or [(512, 4096), (640, 10240)]
+            for kind in KINDS
         ],
     }
     publish(result, arguments.out)

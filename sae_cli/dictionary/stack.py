@@ -12,7 +12,7 @@ from sae_cli.dictionary.artifact import SAE
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity
 from sae_cli.randomness import derive_seed
-from sae_cli.sparse.functions import Encode, operators
+from sae_cli.sparse.functions import Encode, low, operators
 
 
 @dataclass
@@ -156,10 +156,18 @@ class SAEStack:
         """What encoders take off x."""
         return self.b_dec_KD if self.centre_KD is None else self.centre_KD
 
-    def pre_activations(self, x_BD: Tensor, columns: Tensor | None = None) -> Tensor:
-        """Return m (K, B, F), without the encoder bias, of scaled activations (B, D); with `columns` of these alone."""
+    @torch.no_grad()
+    def centred(self, x_BD: Tensor) -> Tensor:
+        """Return what encoders multiply (K, B, D), in the precision of products.
+
+        The centre is taken off in fp32 before: it is a large part of x, which low precision cancels badly.
+        """
+        return low(x_BD - self.encoder_centre_KD.unsqueeze(1))
+
+    def pre_activations(self, x_KBD: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Return m (K, B, F), without the encoder bias, of centred activations; with `columns` of these alone."""
         W_enc_KDF = self.W_enc_KDF if columns is None else self.W_enc_KDF[..., columns]
-        return Encode.apply(x_BD, self.encoder_centre_KD, W_enc_KDF)
+        return Encode.apply(x_KBD, self.encoder_centre_KD, W_enc_KDF)
 
     def latents(self, m_KBF: Tensor) -> Tensor:
         """Return the latents (K, B, F) of pre-activations, as in training."""
@@ -167,14 +175,14 @@ class SAEStack:
 
     def encode(self, x_BD: Tensor) -> Tensor:
         """Return latents (K, B, F) of scaled activations (B, D), as in training."""
-        return self.latents(self.pre_activations(x_BD))
+        return self.latents(self.pre_activations(self.centred(x_BD)))
 
     @torch.no_grad()
     def infer(self, x_BD: Tensor) -> Tensor:
         """Return latents (K, B, F) of scaled activations (B, D), as of an artefact."""
         parameters = self.parameters()
         stored = {"b_enc": parameters["b_enc"], **self.nonlinearity.store(parameters)}
-        return self.nonlinearity.infer(self.pre_activations(x_BD), stored, self.settings[0].k)
+        return self.nonlinearity.infer(self.pre_activations(self.centred(x_BD)), stored, self.settings[0].k)
 
     def decode(self, acts_KBF: Tensor) -> Tensor:
         """Return reconstructions (K, B, D), scaled."""

@@ -88,13 +88,13 @@ class Compiled(Operators):
 
     def decode(
         self, entries: Entries, f_N: Tensor, W_FD: Tensor, b_dec_D: Tensor, target_BD: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         (B, D), (W_FD, narrow), (target_BD, _) = target_BD.shape, _rows(W_FD), _rows(target_BD.float())
         f_N, b_dec_D, threads = f_N.contiguous(), b_dec_D.contiguous(), torch.get_num_threads()
-        e_BD, dots_N = torch.empty(B, D), torch.empty_like(f_N)
+        found = W_FD.new_empty(B, D), torch.empty(B), torch.empty_like(f_N)
         places = entries.starts_R, entries.columns_N
-        self._call("sae_decode", W_FD, narrow, b_dec_D, target_BD, B, D, *places, f_N, threads, e_BD, dots_N)
-        return e_BD, dots_N
+        self._call("sae_decode", W_FD, narrow, b_dec_D, target_BD, B, D, *places, f_N, threads, *found)
+        return found
 
     def accumulate(self, entries: Entries, weights_N: Tensor, G_BD: Tensor, transposed: bool) -> Tensor:
         D, F, (G_BD, narrow), weights_N = G_BD.shape[1], entries.latents, _rows(G_BD), weights_N.contiguous()

@@ -26,12 +26,10 @@ def low(values: Tensor) -> Tensor:
 
 
 class Encode(Function):
-    """m = (x - c) W (K, B, F). dc = -(sum over rows of dm) W^T, which takes no product of B rows."""
+    """m = (x - c) W (K, B, F) of `low` x - c. dc = -(sum over rows of dm) W^T, which takes no product of B rows."""
 
     @staticmethod
-    def forward(ctx: Any, x_BD: Tensor, centre_KD: Tensor, W_KDF: Tensor) -> Tensor:  # type: ignore[override]
-        # It is taken off in fp32 before the product: it is a large part of x, which low precision cancels badly.
-        x_KBD = low(x_BD - centre_KD.unsqueeze(1))
+    def forward(ctx: Any, x_KBD: Tensor, centre_KD: Tensor, W_KDF: Tensor) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x_KBD, W_KDF)
         return x_KBD @ low(W_KDF)
 
@@ -53,9 +51,9 @@ class EncodeEntries(Function):
     def forward(  # type: ignore[override]
         ctx: Any, m_N: Tensor, x_BD: Tensor, centre_D: Tensor, W_DF: Tensor, entries: Entries
     ) -> Tensor:
-        ctx.save_for_backward(low(x_BD - centre_D), W_DF)
+        ctx.save_for_backward(x_BD, W_DF)
         ctx.entries = entries
-        return m_N.clone()
+        return m_N.view_as(m_N)
 
     @staticmethod
     def backward(  # type: ignore[override]
@@ -69,23 +67,24 @@ class EncodeEntries(Function):
 
 
 class Reconstruct(Function):
-    """mean_B ||target - f W - b||^2 of one member, f given by its entries; with it f W + b - target (B, D)."""
+    """mean_B ||target - f W - b||^2 of one member, f given by its entries; with it `low` f W + b - target (B, D)."""
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, f_N: Tensor, W_FD: Tensor, b_dec_D: Tensor, target_BD: Tensor, entries: Entries
     ) -> tuple[Tensor, Tensor]:
-        e_BD, dots_N = entries.operators.decode(entries, f_N, low(W_FD), b_dec_D, target_BD)
-        ctx.save_for_backward(f_N, low(e_BD), dots_N, e_BD.sum(0))
+        e_BD, squares_B, dots_N = entries.operators.decode(entries, f_N, low(W_FD), b_dec_D, target_BD)
+        ctx.save_for_backward(f_N, e_BD, dots_N)
         ctx.entries = entries
         ctx.mark_non_differentiable(e_BD)
-        return e_BD.norm(dim=1).square().mean(), e_BD
+        ctx.set_materialize_grads(False)
+        return squares_B.mean(), e_BD
 
     @staticmethod
     def backward(  # type: ignore[override]
-        ctx: Any, g: Tensor, _: Tensor
+        ctx: Any, g: Tensor, _: None
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        (f_N, e_BD, dots_N, sum_D), entries = ctx.saved_tensors, ctx.entries
+        (f_N, e_BD, dots_N), entries = ctx.saved_tensors, ctx.entries
         scale = 2 * g / len(e_BD)
         dW_FD = entries.operators.accumulate(entries, f_N * scale, e_BD, False)
-        return dots_N * scale, dW_FD, sum_D * scale, None, None
+        return dots_N * scale, dW_FD, e_BD.sum(0, dtype=torch.float32) * scale, None, None

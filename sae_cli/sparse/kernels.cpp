@@ -10,7 +10,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <numeric>
 #include <vector>
 
@@ -23,6 +22,12 @@ static inline float wide(bf16 x) {
     float y;
     std::memcpy(&y, &bits, 4);
     return y;
+}
+static inline void narrow(float x, float& y) { y = x; }
+static inline void narrow(float x, bf16& y) {  // to the nearest, ties to even; NaN stays NaN
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    y.bits = x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
 // sum[d] += sum over i of weights[i] * (row rows[i] of G)[d]; D numbers a row.
@@ -91,7 +96,8 @@ static inline uint64_t opened(const T* m, const float* offset, int64_t size, flo
 
 struct Found {
     std::vector<int32_t> columns;
-    std::vector<float> sums, order;
+    std::vector<float> sums;
+    std::vector<int32_t> bits;
     int64_t count = 0;
 };
 
@@ -115,21 +121,29 @@ static void collect(const T* m, const float* offset, int64_t F, float above, Fou
     found.count = columns - found.columns.data();
 }
 
-// Keeps the k largest of the sums from `begin` on, of equal ones the first. Returns the smallest kept.
+// Keeps the k largest of the sums from `begin` on, which are positive and more than k, of equal ones the first. Returns
+// the smallest kept: its bits, which order positive floats, are found one by one from the highest.
 static float keep_largest(Found& found, int64_t begin, int64_t k) {
-    std::vector<float>& order = found.order;
-    order.assign(found.sums.begin() + begin, found.sums.begin() + found.count);
-    std::nth_element(order.begin(), order.begin() + k - 1, order.end(), std::greater<float>());
-    const float smallest = order[k - 1];
-    int64_t ties = k - std::count_if(order.begin(), order.end(), [&](float z) { return z > smallest; });
-    int64_t end = begin;
-    for (int64_t i = begin; i < found.count; i++)
-        if (found.sums[i] > smallest || (found.sums[i] == smallest && ties-- > 0)) {
-            found.columns[end] = found.columns[i];
-            found.sums[end++] = found.sums[i];
+    const int64_t count = found.count - begin, padded = (count + 15) / 16 * 16;
+    found.bits.assign(padded, 0);
+    std::memcpy(found.bits.data(), found.sums.data() + begin, 4 * count);
+    const int32_t* bits = found.bits.data();
+    int32_t smallest = 0;
+    for (int32_t bit = 1 << 30; bit; bit >>= 1) {
+        int32_t reached = 0;
+        for (int64_t i = 0; i < padded; i++) reached += bits[i] >= (smallest | bit);
+        if (reached >= k) smallest |= bit;
+    }
+    int64_t ties = k - std::count_if(bits, bits + count, [&](int32_t z) { return z > smallest; }), end = begin;
+    for (int64_t i = 0; i < count; i++)
+        if (bits[i] > smallest || (bits[i] == smallest && ties-- > 0)) {
+            found.columns[end] = found.columns[begin + i];
+            found.sums[end++] = found.sums[begin + i];
         }
     found.count = end;
-    return smallest;
+    float value;
+    std::memcpy(&value, &smallest, 4);
+    return value;
 }
 
 // Entries of m (B, F) where m + offset > 0, of each row at most the k largest sums (k = 0: all), as row starts (B + 1),
@@ -151,10 +165,10 @@ static int64_t find(const T* m, const float* offset, int64_t B, int64_t F, int64
             collect(m + b * F, offset, F, above, mine);
             while (k && above > 0 && mine.count - begin < k) {
                 mine.count = begin;
-                above = above > 1e-6f ? above / 2 : 0;
+                above = above > 1e-6f ? 0.8f * above : 0;
                 collect(m + b * F, offset, F, above, mine);
             }
-            if (k && mine.count - begin > k) above = 0.9f * keep_largest(mine, begin, k);
+            if (k && mine.count - begin > k) above = 0.95f * keep_largest(mine, begin, k);
             starts[b + 1] = mine.count - begin;
             if (mine.count > capacity) full = true;
         }
@@ -174,17 +188,25 @@ static int64_t find(const T* m, const float* offset, int64_t B, int64_t F, int64
     return full ? -1 : starts[B];
 }
 
-// e = b_dec - target + sum over a row's entries of f times W's row; dots = <e, W's row> of each entry.
+// e = b_dec - target + sum over a row's entries of f times W's row; squares (B) = ||e||^2; dots = <e, W's row> of each
+// entry. e itself is rounded to T.
 template <class T>
 static void decode(const T* W, const float* b_dec, const float* target, int64_t B, int64_t D, const int32_t* starts,
-                   const int32_t* columns, const float* f, int64_t threads, float* e, float* dots) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t b = 0; b < B; b++) {
-        float* row = e + b * D;
-        for (int64_t j = 0; j < D; j++) row[j] = b_dec[j] - target[b * D + j];
-        const int64_t begin = starts[b], count = starts[b + 1] - begin;
-        add_rows(W, D, columns + begin, f + begin, count, row);
-        dot_rows(W, D, columns + begin, count, row, dots + begin);
+                   const int32_t* columns, const float* f, int64_t threads, T* e, float* squares, float* dots) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> row(D);
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < B; b++) {
+            for (int64_t j = 0; j < D; j++) row[j] = b_dec[j] - target[b * D + j];
+            const int64_t begin = starts[b], count = starts[b + 1] - begin;
+            add_rows(W, D, columns + begin, f + begin, count, row.data());
+            dot_rows(W, D, columns + begin, count, row.data(), dots + begin);
+            float square = 0;
+            for (int64_t j = 0; j < D; j++) square += row[j] * row[j];
+            squares[b] = square;
+            for (int64_t j = 0; j < D; j++) narrow(row[j], e[b * D + j]);
+        }
     }
 }
 
@@ -225,9 +247,10 @@ int64_t sae_find(const void* m, int64_t narrow, const float* offset, int64_t B, 
 }
 
 void sae_decode(const void* W, int64_t narrow, const float* b_dec, const float* target, int64_t B, int64_t D,
-                const int32_t* starts, const int32_t* columns, const float* f, int64_t threads, float* e, float* dots) {
-    narrow ? decode((const bf16*)W, b_dec, target, B, D, starts, columns, f, threads, e, dots)
-           : decode((const float*)W, b_dec, target, B, D, starts, columns, f, threads, e, dots);
+                const int32_t* starts, const int32_t* columns, const float* f, int64_t threads, void* e, float* squares,
+                float* dots) {
+    narrow ? decode((const bf16*)W, b_dec, target, B, D, starts, columns, f, threads, (bf16*)e, squares, dots)
+           : decode((const float*)W, b_dec, target, B, D, starts, columns, f, threads, (float*)e, squares, dots);
 }
 
 void sae_accumulate(const void* G, int64_t narrow, int64_t D, int64_t F, const int32_t* starts, const int32_t* rows,

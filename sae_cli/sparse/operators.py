@@ -82,13 +82,14 @@ class Operators:
 
     def decode(
         self, entries: Entries, f_N: Tensor, W_FD: Tensor, b_dec_D: Tensor, target_BD: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return e = f W + b_dec - target (B, D) and <e, W's row> of each entry (N,), in fp32."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return e = f W + b_dec - target (B, D) in the dtype of W, ||e||^2 (B,), and each entry's <e, W's row> (N,)."""
         e_BD = _bags(W_FD, entries.columns_N, entries.starts_R, f_N) + (b_dec_D - target_BD)
         shape = entries.rows, entries.latents
         with warnings.catch_warnings(action="ignore"):  # "beta state"
             pattern = torch.sparse_csr_tensor(entries.starts_R, entries.columns_N, torch.zeros_like(f_N), shape)
-        return e_BD, torch.sparse.sampled_addmm(pattern, e_BD, W_FD.float().T, beta=0.0).values()
+        dots_N = torch.sparse.sampled_addmm(pattern, e_BD, W_FD.float().T, beta=0.0).values()
+        return e_BD.to(W_FD.dtype), e_BD.norm(dim=1).square(), dots_N
 
     def accumulate(self, entries: Entries, weights_N: Tensor, G_BD: Tensor, transposed: bool) -> Tensor:
         """Return for each latent the sum over its entries of weight times the row of G: (F, D), or (D, F), in fp32."""

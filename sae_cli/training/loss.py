@@ -74,13 +74,14 @@ def losses(
     D = x_BD.shape[1]
     with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         target_KBD, frozen_KG = left_over(frozen, x_BD)
-        m_KBF = part.pre_activations(x_BD)
+        x_KBD = part.centred(x_BD)
+        m_KBF = part.pre_activations(x_KBD)
         norm_KF = part.W_dec_KFD.norm(dim=-1) if sae.decoder_norm == "free" else None
         found = find_entries(part, config, m_KBF)
         terms = (
             dense_terms(part, config, m_KBF, target_KBD, norm_KF)
             if found is None
-            else sparse_terms(part, config, x_BD, target_KBD, norm_KF, *found)
+            else sparse_terms(part, config, x_KBD, target_KBD, norm_KF, *found)
         )
         active_KF = terms.counts_KF > 0
         omega_K = torch.stack(
@@ -103,7 +104,7 @@ def losses(
 
             def dead_m(columns: Tensor | None) -> Tensor:
                 if found is not None:
-                    return part.pre_activations(x_BD, columns)
+                    return part.pre_activations(x_KBD, columns)
                 return m_KBF if columns is None else m_KBF[..., columns]
 
             auxiliary_K = auxiliary_K + _revival(part, config, dead_m, terms.error_KBD, dead_KF)

@@ -56,18 +56,20 @@ def dense_terms(part: SAEStack, config: Config, m_KBF: Tensor, target_KBD: Tenso
 def sparse_terms(
     part: SAEStack,
     config: Config,
-    x_BD: Tensor,
+    x_KBD: Tensor,
     target_KBD: Tensor,
     norm_KF: Tensor | None,
     entries: Entries,
     m_N: Tensor,
 ) -> Terms:
-    """Return the same of one member by the entries that are within reach, and their pre-activations (N,)."""
+    """Return the same of one member of centred x by the entries within reach, and their m (N,)."""
 
     def at(vector: Tensor) -> Tensor:
         return vector.flatten().index_select(0, entries.columns_N).view(1, 1, -1)
 
-    m_N = EncodeEntries.apply(m_N, x_BD, part.encoder_centre_KD.squeeze(0), part.W_enc_KDF.squeeze(0), entries)
+    m_N = EncodeEntries.apply(
+        m_N, x_KBD.squeeze(0), part.encoder_centre_KD.squeeze(0), part.W_enc_KDF.squeeze(0), entries
+    )
     parameters = {name: at(vector) for name, vector in part.parameters().items()}
     m_11N = m_N.view(1, 1, -1)
     acts_11N = part.nonlinearity.at_entries(m_11N, parameters, part.settings)

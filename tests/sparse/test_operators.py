@@ -39,9 +39,11 @@ def test_products_over_entries_equal_dense_products(operators, B, F, D, dtype):
     W_FD, x_BD = (torch.randn(n, D, generator=generator).to(dtype) for n in (F, B))
     b_D, f_N = torch.randn(D, generator=generator), torch.randn(len(m_N), generator=generator)
     f_BF = dense(entries, f_N)
-    e_BD, dots_N = operators.decode(entries, f_N, W_FD, b_D, x_BD.float())
+    e_BD, squares_B, dots_N = operators.decode(entries, f_N, W_FD, b_D, x_BD.float())
     expected_BD = f_BF @ W_FD.float() + b_D - x_BD.float()
-    torch.testing.assert_close(e_BD, expected_BD, rtol=1e-4, atol=1e-4)
+    assert e_BD.dtype == dtype
+    torch.testing.assert_close(e_BD.float(), expected_BD, rtol=1e-4 if dtype == torch.float32 else 2**-8, atol=1e-4)
+    torch.testing.assert_close(squares_B, expected_BD.square().sum(1), rtol=1e-4, atol=1e-4)
     products_BF = torch.where(open_BF, expected_BD @ W_FD.float().T, 0.0)
     torch.testing.assert_close(dense(entries, dots_N), products_BF, rtol=1e-4, atol=1e-3)
     sums_FD = f_BF.T @ x_BD.float()
@@ -56,7 +58,7 @@ def test_matrices_may_have_gaps(operators):
     assert torch.equal(whole[1], part[1])
     W_FD, x_BD = torch.randn(6, 30).T, torch.randn(6, 64).T
     (entries, m_N), b_D = part, torch.randn(12)[::2]
-    e_BD, _ = operators.decode(entries, m_N.repeat_interleave(2)[::2], W_FD, b_D, x_BD)
+    e_BD, *_ = operators.decode(entries, m_N.repeat_interleave(2)[::2], W_FD, b_D, x_BD)
     torch.testing.assert_close(e_BD, dense(entries, m_N) @ W_FD + b_D - x_BD, rtol=1e-4, atol=1e-4)
     sums_FD = operators.accumulate(entries, m_N, x_BD, False)
     torch.testing.assert_close(sums_FD, dense(entries, m_N).T @ x_BD, rtol=1e-4, atol=1e-4)
@@ -107,8 +109,12 @@ def test_threads_do_not_change_results(operators):
     for count in (1, 3):
         torch.set_num_threads(count)
         entries, m_N = operators.find(*drawn(37, 500), 20, 37 * 500)
-        e_BD, dots_N = operators.decode(entries, m_N, torch.eye(500)[:, :90], torch.zeros(90), torch.ones(37, 90))
-        found.append([entries.columns_N, m_N, e_BD, dots_N, operators.accumulate(entries, dots_N, e_BD, True)])
+        e_BD, squares_B, dots_N = operators.decode(
+            entries, m_N, torch.eye(500)[:, :90], torch.zeros(90), torch.ones(37, 90)
+        )
+        found.append(
+            [entries.columns_N, m_N, e_BD, squares_B, dots_N, operators.accumulate(entries, dots_N, e_BD, True)]
+        )
     torch.set_num_threads(threads)
     assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
 

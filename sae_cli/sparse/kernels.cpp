@@ -34,9 +34,11 @@ static inline void narrow(float x, bf16& y) {  // to the nearest, ties to even; 
 template <class T>
 static void add_rows(const T* G, int64_t D, const int32_t* rows, const float* weights, int64_t count, float* sum) {
     int64_t i = 0;
-    for (; i + 4 <= count; i += 4) {
+    for (; i + 4 <= count; i += 4) {  // four rows at a time, and the next four on their way
         const T *a = G + rows[i] * D, *b = G + rows[i + 1] * D, *c = G + rows[i + 2] * D, *d = G + rows[i + 3] * D;
         const float wa = weights[i], wb = weights[i + 1], wc = weights[i + 2], wd = weights[i + 3];
+        for (int64_t next = i + 4; next < std::min(i + 8, count); next++)
+            for (int64_t j = 0; j < D; j += 64 / sizeof(T)) __builtin_prefetch(G + rows[next] * D + j);
         for (int64_t j = 0; j < D; j++)
             sum[j] += wa * wide(a[j]) + wb * wide(b[j]) + (wc * wide(c[j]) + wd * wide(d[j]));
     }
@@ -196,7 +198,7 @@ static void decode(const T* W, const float* b_dec, const float* target, int64_t 
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> row(D);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 16)
         for (int64_t b = 0; b < B; b++) {
             for (int64_t j = 0; j < D; j++) row[j] = b_dec[j] - target[b * D + j];
             const int64_t begin = starts[b], count = starts[b + 1] - begin;
@@ -220,7 +222,7 @@ static void accumulate(const T* G, int64_t D, int64_t F, const int32_t* starts, 
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> tile(transposed ? TILE * D : 0), mine;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 4)
         for (int64_t first = 0; first < F; first += TILE) {
             const int64_t size = std::min(TILE, F - first);
             for (int64_t f = first; f < first + size; f++) {

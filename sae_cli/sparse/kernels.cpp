@@ -79,7 +79,7 @@ static inline __m512 wide16(const bf16* x) {
 }
 #endif
 
-// One bit for each of up to 64 values: m + offset > above.
+// One bit for each of up to 64 values: m + offset > above, or NaN.
 template <class T>
 static inline uint64_t opened(const T* m, const float* offset, int64_t size, float above) {
     uint64_t bits = 0;
@@ -87,12 +87,12 @@ static inline uint64_t opened(const T* m, const float* offset, int64_t size, flo
     if (size == 64) {
         for (int64_t i = 0; i < 64; i += 16) {
             const __m512 sums = _mm512_add_ps(wide16(m + i), _mm512_loadu_ps(offset + i));
-            bits |= uint64_t(_mm512_cmp_ps_mask(sums, _mm512_set1_ps(above), _CMP_GT_OQ)) << i;
+            bits |= uint64_t(_mm512_cmp_ps_mask(sums, _mm512_set1_ps(above), _CMP_NLE_UQ)) << i;
         }
         return bits;
     }
 #endif
-    for (int64_t i = 0; i < size; i++) bits |= uint64_t(wide(m[i]) + offset[i] > above) << i;
+    for (int64_t i = 0; i < size; i++) bits |= uint64_t(!(wide(m[i]) + offset[i] <= above)) << i;
     return bits;
 }
 

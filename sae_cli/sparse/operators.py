@@ -56,20 +56,16 @@ class Operators:
     def find(self, m_BF: Tensor, offset_F: Tensor, k: int, capacity: int) -> tuple[Entries, Tensor] | None:
         """Return where m + offset > 0, of each row at most the k largest sums (0: all), and m there (N,) in fp32.
 
-        None if there are more than `capacity`.
+        NaN is found, too: it must reach the loss. None if there are more than `capacity`.
         """
         z_BF = m_BF + offset_F
-        if k:
-            largest, columns = z_BF.topk(k, dim=1)
-            open_BC = largest > 0
-            counts_B, columns_N = open_BC.sum(1), columns[open_BC]
-            row_N = torch.repeat_interleave(torch.arange(len(m_BF)), counts_B)
-        else:
-            open_BF = z_BF > 0
-            counts_B = open_BF.sum(1)
-            if counts_B.sum() > capacity:
-                return None
-            row_N, columns_N = open_BF.nonzero(as_tuple=True)
+        largest, columns = z_BF.topk(k, dim=1) if k else (z_BF, None)
+        open_BC = ~(largest <= 0)
+        counts_B = open_BC.sum(1)
+        if counts_B.sum() > capacity:
+            return None
+        row_N, place_N = open_BC.nonzero(as_tuple=True)
+        columns_N = place_N if columns is None else columns[row_N, place_N]
         starts_R = torch.cat([counts_B.new_zeros(1), counts_B.cumsum(0)]).int()
         return Entries(starts_R, columns_N.int(), m_BF.shape[1], self), m_BF[row_N, columns_N].float()
 
@@ -83,7 +79,7 @@ class Operators:
     def decode(
         self, entries: Entries, f_N: Tensor, W_FD: Tensor, b_dec_D: Tensor, target_BD: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return e = f W + b_dec - target (B, D) in the dtype of W, ||e||^2 (B,), and each entry's <e, W's row> (N,)."""
+        """Return e = f W + b_dec - target (B, D) in the dtype of W, ||e||^2 (B,), and <e, W's row> of each entry."""
         e_BD = _bags(W_FD, entries.columns_N, entries.starts_R, f_N) + (b_dec_D - target_BD)
         shape = entries.rows, entries.latents
         with warnings.catch_warnings(action="ignore"):  # "beta state"

@@ -89,6 +89,7 @@ def test_nothing_and_too_much_are_found(operators):
     assert not operators.accumulate(nothing, m_N, torch.ones(4, 3), False).any()
     assert operators.find(torch.ones(4, 70), torch.zeros(70), 0, 279) is None
     assert len(operators.find(torch.ones(4, 70), torch.zeros(70), 0, 280)[1]) == 280
+    assert operators.find(torch.ones(4, 70), torch.zeros(70), 5, 19) is None
 
 
 @both

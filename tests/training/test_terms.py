@@ -109,6 +109,14 @@ def test_rows_without_latents_and_all_dead_latents(tmp_path, operators):
         assert not silent[0][0].counts_KF.any()
 
 
+@pytest.mark.parametrize("words", [("sae=relu",), ("sae=topk", "sae.k=3"), ("sae=batchtopk", "sae.k=3")])
+def test_what_is_not_finite_reaches_the_loss(tmp_path, operators, words):
+    stack = drawn(point(tmp_path, f"sae.latents={F}", *words))
+    with torch.no_grad():
+        stack.W_enc_KDF[0, 3, 7] = torch.nan
+    assert measure(tmp_path, words, "sparse", stack)[0].loss_K.isnan().all()
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_auto_takes_dense_products_where_many_latents_fire(tmp_path, monkeypatch, share):
     monkeypatch.setattr(terms, "COMPILED_FROM", 1)

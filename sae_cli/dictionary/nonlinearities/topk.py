@@ -110,7 +110,7 @@ class BatchTopK(TopK):
             return found
         entries, m_N = found
         z_N = m_N + offset_F[entries.columns_N]
-        kept_N = z_N >= z_N.kthvalue(len(z_N) - count + 1).values
+        kept_N = ~(z_N < z_N.kthvalue(len(z_N) - count + 1).values)
         return entries.keep(kept_N), m_N[kept_N]
 
     @torch.no_grad()

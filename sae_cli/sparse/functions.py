@@ -83,8 +83,9 @@ class Reconstruct(Function):
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: Any, g: Tensor, _: None
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor, None, None]:
         (f_N, e_BD, dots_N), entries = ctx.saved_tensors, ctx.entries
         scale = 2 * g / len(e_BD)
-        dW_FD = entries.operators.accumulate(entries, f_N * scale, e_BD, False)
+        wanted = ctx.needs_input_grad[1]
+        dW_FD = entries.operators.accumulate(entries, f_N * scale, e_BD, False) if wanted else None
         return dots_N * scale, dW_FD, e_BD.sum(0, dtype=torch.float32) * scale, None, None

@@ -15,6 +15,7 @@ ONLY_IN = {
 }
 NOT_BELOW = {
     "config": ("sources", "store", "dictionary", "losses", "training", "runs", "evaluation", "comparison", "reporting"),
+    "sparse": ("config", "sources", "store", "dictionary", "losses", "training", "runs", "evaluation", "comparison"),
     "losses": ("sources", "store", "dictionary", "training", "runs", "evaluation", "comparison", "reporting"),
     "dictionary": ("sources", "store", "training", "runs", "evaluation", "comparison", "reporting"),
     "store": ("dictionary", "losses", "training", "runs", "evaluation", "comparison", "reporting"),

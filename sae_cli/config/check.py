@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "orthogonality.phi": ("abs", "square", "power", "exponential", "logistic", "hinge", "barrier"),
     "orthogonality.rows": ("all", "active", "alive"),
     "train.precision": ("bf16", "fp32"),
+    "train.sparse": ("auto", "dense", "sparse"),
     "tracker.kind": ("wandb", "jsonl"),
     "tracker.mode": ("auto", "online", "offline"),
 }

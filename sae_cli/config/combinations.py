@@ -15,6 +15,10 @@ FIXED_GATE = ("trec", "tlin")
 """Nonlinearities that learn neither a bias nor a threshold."""
 BLENDED = ("prolu_mixed", "prolu_hybrid")
 """Nonlinearities that read sae.alpha_m and sae.alpha_b."""
+WIDE_GRADIENT = ("gated", "tlin")
+"""Nonlinearities of which more than the sum m + offset > 0 has gradients."""
+ONE_SIDED = ("step", "window", "clamp_0_1")
+"""Values of sae.ste that are 0 at shut gates."""
 OTHER_PENALTIES = ("sqrt_l1", "lp", "tanh", "l0")
 
 WITHOUT_PHI = ("gram", "rica", "decomposable")
@@ -118,6 +122,9 @@ def dictionary_problems(config: Config) -> Iterator[str]:
     straight = sae.nonlinearity == "prolu_ste" or (blended and (sae.alpha_m or sae.alpha_b))
     if sae.ste != "step" and not straight:
         yield f"sae.ste={sae.ste} has no effect with {name}: use sae=prolu_ste, or sae=prolu_mixed with its alphas"
+    beyond = sae.nonlinearity in WIDE_GRADIENT or (straight and sae.ste not in ONE_SIDED) or sae.prefixes
+    if config.train.sparse == "sparse" and (beyond or (counted and sparsity.kind == "l0")):
+        yield f"train.sparse=sparse: {name}, sae.ste, sae.prefixes or sparsity=l0 need dense products: set it to auto"
     if any(left >= right for left, right in pairwise(sae.prefixes)):
         yield f"sae.prefixes={sae.prefixes} must increase"
 

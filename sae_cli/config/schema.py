@@ -163,6 +163,9 @@ class TrainConfig:
     """Largest gradient norm of a member; 0: no clipping."""
     precision: str = "bf16"
     """bf16: autocast with fp32 master weights | fp32."""
+    sparse: str = "auto"
+    """Products over latents that fire only, where gradients vanish elsewhere. auto: on a CPU, while few fire | dense |
+    sparse: always. Same results but for rounding."""
     tf32: bool = False
     """Allow TF32 products on CUDA under precision=fp32."""
     deterministic: bool = False

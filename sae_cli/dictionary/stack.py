@@ -12,6 +12,7 @@ from sae_cli.dictionary.artifact import SAE
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity
 from sae_cli.randomness import derive_seed
+from sae_cli.sparse.functions import Encode, low, operators
 
 
 @dataclass
@@ -152,11 +153,23 @@ class SAEStack:
         vectors = {"b_enc": self.b_enc_KF, **self.learned_KF, **self.buffers_KF}
         return {name: tensor.unsqueeze(1) for name, tensor in vectors.items()}
 
-    def pre_activations(self, x_BD: Tensor) -> Tensor:
-        """Return m (K, B, F), without the encoder bias, of scaled activations (B, D)."""
-        # It is taken off in fp32 before the product: it is a large part of x, which low precision cancels badly.
-        centre_KD = self.b_dec_KD if self.centre_KD is None else self.centre_KD
-        return (x_BD - centre_KD.unsqueeze(1)) @ self.W_enc_KDF
+    @property
+    def encoder_centre_KD(self) -> Tensor:
+        """What encoders take off x."""
+        return self.b_dec_KD if self.centre_KD is None else self.centre_KD
+
+    @torch.no_grad()
+    def centred(self, x_BD: Tensor) -> Tensor:
+        """Return what encoders multiply (K, B, D), in the precision of products.
+
+        The centre is taken off in fp32 before: it is a large part of x, which low precision cancels badly.
+        """
+        return low(x_BD - self.encoder_centre_KD.unsqueeze(1))
+
+    def pre_activations(self, x_KBD: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Return m (K, B, F), without the encoder bias, of centred activations; with `columns` of these alone."""
+        W_enc_KDF = self.W_enc_KDF if columns is None else self.W_enc_KDF[..., columns]
+        return Encode.apply(x_KBD, self.encoder_centre_KD, W_enc_KDF)
 
     def latents(self, m_KBF: Tensor) -> Tensor:
         """Return the latents (K, B, F) of pre-activations, as in training."""
@@ -164,14 +177,14 @@ class SAEStack:
 
     def encode(self, x_BD: Tensor) -> Tensor:
         """Return latents (K, B, F) of scaled activations (B, D), as in training."""
-        return self.latents(self.pre_activations(x_BD))
+        return self.latents(self.pre_activations(self.centred(x_BD)))
 
     @torch.no_grad()
     def infer(self, x_BD: Tensor) -> Tensor:
         """Return latents (K, B, F) of scaled activations (B, D), as of an artefact."""
         parameters = self.parameters()
         stored = {"b_enc": parameters["b_enc"], **self.nonlinearity.store(parameters)}
-        return self.nonlinearity.infer(self.pre_activations(x_BD), stored, self.settings[0].k)
+        return self.nonlinearity.infer(self.pre_activations(self.centred(x_BD)), stored, self.settings[0].k)
 
     def decode(self, acts_KBF: Tensor) -> Tensor:
         """Return reconstructions (K, B, D), scaled."""
@@ -180,7 +193,7 @@ class SAEStack:
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Set every direction to unit norm."""
-        self.W_dec_KFD /= self.W_dec_KFD.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        operators(self.W_dec_KFD.device.type, self.W_dec_KFD.numel()).unit(self.W_dec_KFD)
 
     @torch.no_grad()
     def member(self, index: int, scale: float, metadata: dict[str, object]) -> SAE:

@@ -46,6 +46,10 @@ TABS = {
     "neighbour_gap": "neighbour gap",
     "step_seconds": "step time",
 }
+SEEDS = (
+    "; points that differ in their seeds only share one at their mean with its 95\u00a0% interval (Student's t), the "
+    "single runs are faint dots"
+)
 COSTS = (
     "Penalties that look for neighbours approximately: the share of directions that are held against their true "
     "nearest one, and how much larger the cosine of the true nearest is than that of the nearest that is seen. "

@@ -4,7 +4,7 @@ L = sum over prefixes (mean_B ||x - x_hat||^2 + lambda mean_B P(f)) + gamma D Om
 member; x is scaled to E||x||^2 = D. Without `sae.prefixes` the only prefix is the whole dictionary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,9 @@ from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.baseline import with_threshold
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import ORTHOGONALITY
-from sae_cli.losses.sparsity import SPARSITY, row_sums
+from sae_cli.losses.sparsity import row_sums
 from sae_cli.randomness import derive_seed
-
-EXACT_ROWS = 256
-"""Rows whose firings bf16 counts exactly."""
+from sae_cli.training.terms import dense_terms, find_entries, firing_counts, sparse_terms, squared_error
 
 
 @dataclass
@@ -44,31 +42,17 @@ class Losses:
     omega_K: Tensor
     auxiliary_K: Tensor
     loss_K: Tensor
-    acts_KBF: Tensor
+    acts: Tensor
+    """Latents (K, B, F), or on the sparse path those of the entries (1, 1, N)."""
     counts_KF: Tensor
     """Rows on which each latent fires."""
     frozen_KG: Tensor
     """The same of the frozen stack's latents, of which there may be none."""
 
 
-def firing_counts(acts_KBF: Tensor, negative: bool = False) -> Tensor:
-    """Return on how many rows each latent fires (K, F), fp32 and exact, by products over blocks of rows."""
-    B = acts_KBF.shape[1]
-    rows = torch.arange(B, device=acts_KBF.device) // EXACT_ROWS
-    blocks = torch.arange(-(-B // EXACT_ROWS), device=acts_KBF.device)
-    membership = (rows == blocks.unsqueeze(1)).to(acts_KBF.dtype)
-    fires_KBF = acts_KBF.sign().abs() if negative else acts_KBF.sign()
-    return (membership @ fires_KBF).float().sum(1)
-
-
 def has_auxiliary(sae: SAEConfig) -> bool:
     """Whether there is a loss beside reconstruction, sparsity and orthogonality."""
     return bool(sae.auxk_weight or sae.preact_weight) or NONLINEARITIES[sae.nonlinearity].has_auxiliary
-
-
-def prefix_ends(latents: int, shares: Sequence[float]) -> list[int]:
-    """Return where each prefix of the dictionary ends, the whole last."""
-    return [*sorted({max(1, round(share * latents)) for share in shares} - {latents}), latents]
 
 
 def losses(
@@ -90,20 +74,20 @@ def losses(
     D = x_BD.shape[1]
     with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         target_KBD, frozen_KG = left_over(frozen, x_BD)
-        m_KBF = part.pre_activations(x_BD)
-        acts_KBF = part.latents(m_KBF)
-        with torch.no_grad():
-            counts_KF = firing_counts(acts_KBF, part.nonlinearity.negative)
-        ends = prefix_ends(sae.latents, sae.prefixes)
-        errors_PK = []
-        x_hat_KBD = part.b_dec_KD.unsqueeze(1)
-        for start, end in zip([0, *ends], ends, strict=False):
-            x_hat_KBD = x_hat_KBD + acts_KBF[..., start:end] @ part.W_dec_KFD[:, start:end]
-            errors_PK.append(_squared_error(target_KBD, x_hat_KBD))
+        x_KBD = part.centred(x_BD)
+        m_KBF = part.pre_activations(x_KBD)
+        norm_KF = part.W_dec_KFD.norm(dim=-1) if sae.decoder_norm == "free" else None
+        found = find_entries(part, config, m_KBF)
+        terms = (
+            dense_terms(part, config, m_KBF, target_KBD, norm_KF)
+            if found is None
+            else sparse_terms(part, config, x_KBD, target_KBD, norm_KF, *found)
+        )
+        active_KF = terms.counts_KF > 0
         omega_K = torch.stack(
             [
                 _orthogonality(
-                    directions_of(part, k, config, x_BD, counts_KF[k] > 0, ~dead_KF[k], step, states[k], frozen),
+                    directions_of(part, k, config, x_BD, active_KF[k], ~dead_KF[k], step, states[k], frozen),
                     config.orthogonality,
                 )
                 if penalise
@@ -111,22 +95,23 @@ def losses(
                 for k, penalise in enumerate(weights.penalise)
             ]
         )
-        norm_KF = part.W_dec_KFD.norm(dim=-1) if sae.decoder_norm == "free" else None
-        sparsity_K = _sparsity(part, config, m_KBF, acts_KBF, norm_KF, ends)
-        auxiliary_K = torch.zeros_like(sparsity_K)
+        auxiliary_K = torch.zeros_like(terms.sparsity_K)
         gate_KBF = part.nonlinearity.auxiliary(m_KBF, part.parameters())
         if gate_KBF is not None:
             by_gate_KBD = gate_KBF @ part.W_dec_KFD.detach() + part.b_dec_KD.detach().unsqueeze(1)
-            auxiliary_K = auxiliary_K + _squared_error(target_KBD, by_gate_KBD)
-        if sae.auxk_weight:
-            auxiliary_K = auxiliary_K + sae.auxk_weight * _auxk(part, m_KBF, target_KBD - x_hat_KBD, dead_KF)
-        if sae.preact_weight:
-            short_KBF = torch.relu(-part.nonlinearity.margin(m_KBF, part.parameters()))
-            missing_KF = row_sums(short_KBF) / len(x_BD) * dead_KF
-            missing_KF = missing_KF if norm_KF is None else missing_KF * norm_KF
-            auxiliary_K = auxiliary_K + sae.preact_weight * missing_KF.sum(1)
-    loss_K = torch.stack(errors_PK).sum(0) + weights.lambda_K * sparsity_K + weights.gamma_K * D * omega_K + auxiliary_K
-    return Losses(errors_PK[-1], sparsity_K, omega_K, auxiliary_K, loss_K, acts_KBF, counts_KF, frozen_KG)
+            auxiliary_K = auxiliary_K + squared_error(target_KBD, by_gate_KBD)
+        if sae.auxk_weight or sae.preact_weight:
+
+            def dead_m(columns: Tensor | None) -> Tensor:
+                if found is not None:
+                    return part.pre_activations(x_KBD, columns)
+                return m_KBF if columns is None else m_KBF[..., columns]
+
+            auxiliary_K = auxiliary_K + _revival(part, config, dead_m, terms.error_KBD, dead_KF)
+    penalties_K = weights.lambda_K * terms.sparsity_K + weights.gamma_K * D * omega_K
+    loss_K = torch.stack(terms.errors_PK).sum(0) + penalties_K + auxiliary_K
+    mse_K, sparsity_K = terms.errors_PK[-1], terms.sparsity_K
+    return Losses(mse_K, sparsity_K, omega_K, auxiliary_K, loss_K, terms.acts, terms.counts_KF, frozen_KG)
 
 
 @torch.no_grad()
@@ -138,41 +123,37 @@ def left_over(frozen: SAEStack | None, x_BD: Tensor) -> tuple[Tensor, Tensor]:
     return x_BD - frozen.decode(acts_KBG), firing_counts(acts_KBG, frozen.nonlinearity.negative)
 
 
-def _squared_error(x_KBD: Tensor, x_hat_KBD: Tensor) -> Tensor:
-    """Return mean_B ||x - x_hat||^2 (K,)."""
-    return (x_KBD - x_hat_KBD).float().square().sum(2).mean(1)
-
-
-def _sparsity(
-    part: SAEStack, config: Config, m_KBF: Tensor, acts_KBF: Tensor, norm_KF: Tensor | None, ends: list[int]
+def _revival(
+    part: SAEStack, config: Config, dead_m: Callable[[Tensor | None], Tensor], error_KBD: Tensor, dead_KF: Tensor
 ) -> Tensor:
-    """Return mean_B P(f) (K,), of each latent as often as there are prefixes that hold it."""
-    nonlinearity, parameters = part.nonlinearity, part.parameters()
-    values_KBF = nonlinearity.penalised(m_KBF, acts_KBF, parameters)
-    if norm_KF is not None:
-        values_KBF = values_KBF * norm_KF.unsqueeze(1).to(values_KBF.dtype)
-    gates = {name: tensor if name in nonlinearity.gates else tensor.detach() for name, tensor in parameters.items()}
-    terms_KBF = SPARSITY[config.sparsity.kind](
-        values_KBF, lambda: nonlinearity.margin(m_KBF.detach(), gates), config.sparsity
-    )
-    sums_KF = row_sums(terms_KBF) / terms_KBF.shape[1]
-    return sum((sums_KF[:, :end].sum(1) for end in ends), torch.zeros_like(sums_KF[:, 0]))
-
-
-def _auxk(part: SAEStack, m_KBF: Tensor, error_KBD: Tensor, dead_KF: Tensor) -> Tensor:
-    """Return mean_B ||e - e_hat||^2 (K,), e_hat from a row's largest dead latents (arXiv 2406.04093); 0 if none."""
-    parameters, W_dec_KFD, any_dead_K = part.parameters(), part.W_dec_KFD, dead_KF.any(1)
-    if not m_KBF.is_cuda:  # there, looking at which latents are dead would stop the stream
+    """Return the weighted losses (K,) of dead latents, whose pre-activations `dead_m` gives for some columns or all."""
+    sae, nonlinearity, parameters, W_dec_KFD = config.sae, part.nonlinearity, part.parameters(), part.W_dec_KFD
+    columns, any_dead_K = None, dead_KF.any(1).float()
+    if not dead_KF.is_cuda:  # there, looking at which latents are dead would stop the stream
         columns = dead_KF.any(0).nonzero().squeeze(1)
         if not len(columns):
-            return any_dead_K.float()
-        m_KBF, W_dec_KFD, dead_KF = m_KBF[..., columns], W_dec_KFD[:, columns], dead_KF[:, columns]
+            return sae.auxk_weight * any_dead_K
+        W_dec_KFD, dead_KF = W_dec_KFD[:, columns], dead_KF[:, columns]
         parameters = {name: tensor[..., columns] for name, tensor in parameters.items()}
-    revived_KBF = part.nonlinearity.revived(m_KBF, parameters) * dead_KF.unsqueeze(1)
-    if part.settings[0].auxk_latents < revived_KBF.shape[2]:
-        largest, places = revived_KBF.topk(part.settings[0].auxk_latents, dim=2)
+    m_KBF = dead_m(columns)
+    loss_K = torch.zeros_like(any_dead_K)
+    if sae.auxk_weight:
+        revived_KBF = nonlinearity.revived(m_KBF, parameters) * dead_KF.unsqueeze(1)
+        loss_K = loss_K + sae.auxk_weight * any_dead_K * _auxk(revived_KBF, W_dec_KFD, error_KBD, sae.auxk_latents)
+    if sae.preact_weight:
+        short_KBF = torch.relu(-nonlinearity.margin(m_KBF, parameters))
+        missing_KF = row_sums(short_KBF) / short_KBF.shape[1] * dead_KF
+        missing_KF = missing_KF * W_dec_KFD.norm(dim=-1) if sae.decoder_norm == "free" else missing_KF
+        loss_K = loss_K + sae.preact_weight * missing_KF.sum(1)
+    return loss_K
+
+
+def _auxk(revived_KBF: Tensor, W_dec_KFD: Tensor, error_KBD: Tensor, count: int) -> Tensor:
+    """Return mean_B ||e - e_hat||^2 (K,), e_hat from a row's largest dead latents (arXiv 2406.04093)."""
+    if count < revived_KBF.shape[2]:
+        largest, places = revived_KBF.topk(count, dim=2)
         revived_KBF = torch.zeros_like(revived_KBF).scatter(2, places, largest)
-    return _squared_error(error_KBD.detach(), revived_KBF @ W_dec_KFD) * any_dead_K
+    return squared_error(-error_KBD, revived_KBF @ W_dec_KFD)
 
 
 def directions_of(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sae_cli.config.schema import Config
 from sae_cli.dictionary.stack import SAEStack
+from sae_cli.sparse.functions import operators
 from sae_cli.training.loss import Losses, Weights, losses
 from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp, total_steps
 
@@ -114,8 +115,8 @@ class Stepper:
             tensors = part.tensors()
             gradients = torch.autograd.grad(found.loss_K.sum(), list(tensors.values()), materialize_grads=True)
             with torch.no_grad():
-                self._update(members, dict(zip(tensors, gradients, strict=True)), found, step)
-                part.nonlinearity.observe(found.acts_KBF, part.parameters())
+                self._update(members, dict(zip(tensors, gradients, strict=True)), found, step, len(x_BD))
+                part.nonlinearity.observe(found.acts, part.parameters())
                 self.last_fired_KF[members].masked_fill_(found.counts_KF > 0, (step + 1) * len(x_BD))
                 if self.train.dead_frequency:
                     self._count_firings(members, found.counts_KF, step)
@@ -131,14 +132,14 @@ class Stepper:
         due_K = (target_K > 0) & (ramp(step, self.lambda_warmup_K[members], self.steps) == 1)
         self.lambda_scale_K[members] *= 1 + self.shared.sparsity.target_rate * distance_K * due_K
 
-    def _update(self, members: slice, gradients: dict[str, Tensor], found: Losses, step: int) -> None:
+    def _update(self, members: slice, gradients: dict[str, Tensor], found: Losses, step: int, rows: int) -> None:
         """Project, clip, freeze what is not finite, and apply Adam; keep unit directions."""
         unit = self.shared.sae.decoder_norm == "unit" and "W_dec_KFD" in gradients
         if unit:
-            directions_KFD, grad_KFD = self.stack.W_dec_KFD[members], gradients["W_dec_KFD"]
-            grad_KFD -= (grad_KFD * directions_KFD).sum(-1, keepdim=True) * directions_KFD
+            grad_KFD = gradients["W_dec_KFD"]
+            operators(self.device, grad_KFD.numel()).project(grad_KFD, self.stack.W_dec_KFD[members])
         norm_K = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
-        l0_K = (found.counts_KF.sum(1) + found.frozen_KG.sum(1)) / found.acts_KBF.shape[1]
+        l0_K = (found.counts_KF.sum(1) + found.frozen_KG.sum(1)) / rows
         measured = (found.loss_K, found.mse_K, found.sparsity_K, found.omega_K, found.auxiliary_K, l0_K, norm_K)
         self.frozen_K[members] |= ~torch.isfinite(norm_K + found.loss_K)
         # Adam divides gradients by grad_scale and skips the update where found_inf is 1: both stay on the device.

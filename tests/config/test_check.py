@@ -3,7 +3,7 @@
 import pytest
 
 from sae_cli.config.check import ALLOWED, RANGES, check
-from sae_cli.config.combinations import COUNTED, FIXED_GATE
+from sae_cli.config.combinations import COUNTED, FIXED_GATE, WIDE_GRADIENT
 from sae_cli.config.compose import compose
 from sae_cli.config.keys import keys
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
@@ -32,6 +32,8 @@ def test_allowed_values_are_the_registries(key: str, registry: set[str]) -> None
 def test_groups_of_nonlinearities_are_what_they_say_of_themselves() -> None:
     assert set(COUNTED) == {name for name, one in NONLINEARITIES.items() if one.sparse_by_itself}
     assert set(FIXED_GATE) == {name for name, one in NONLINEARITIES.items() if isinstance(one, TRec)}
+    settings = compose([]).sae
+    assert set(WIDE_GRADIENT) == {name for name, one in NONLINEARITIES.items() if one.reach(settings) is None}
 
 
 def test_every_number_has_a_range_and_every_name_is_a_key() -> None:
@@ -103,6 +105,8 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["sae=prolu_ste", "sae.alpha_m=0.5"], "sae.alpha_m=0.5 has no effect"),
         (["sae.ste=exp"], "sae.ste=exp has no effect .*sae=prolu_ste"),
         (["sae=prolu_hybrid", "sae.alpha_m=0", "sae.alpha_b=0", "sae.ste=exp"], "sae.ste=exp has no effect"),
+        (["sae=gated", "train.sparse=sparse"], "train.sparse=sparse: sae.nonlinearity=gated.* set it to auto"),
+        (["sae.prefixes=[0.5]", "train.sparse=sparse"], "train.sparse=sparse"),
         (["sae.prefixes=[0.5,0.25]"], r"sae.prefixes=\[0.5, 0.25\] must increase"),
         (["train.tokens=100"], "train.batch=2048 is above train.tokens=100"),
         (["train.warmup=0.9"], "above train.decay_end=1"),

@@ -53,7 +53,7 @@ def test_batchtopk_is_saved_with_its_threshold_in_scaled_units(tmp_path):
     x_BD = torch.randn(20, 6, generator=torch.Generator().manual_seed(2))
     save_sae(tmp_path, stack.member(1, scale, {}))
     sae = load_sae(tmp_path)
-    z_BF = stack.pre_activations(x_BD * scale)[1] + stack.b_enc_KF[1]
+    z_BF = stack.pre_activations(stack.centred(x_BD * scale))[1] + stack.b_enc_KF[1]
     torch.testing.assert_close(sae.encode(x_BD), torch.where(z_BF >= 0.8, z_BF, 0))
     assert sae.k == 3
 

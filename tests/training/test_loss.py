@@ -5,7 +5,8 @@ import torch
 
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.stack import SAEStack
-from sae_cli.training.loss import Weights, firing_counts, has_auxiliary, losses, prefix_ends
+from sae_cli.training.loss import Weights, has_auxiliary, losses
+from sae_cli.training.terms import firing_counts, prefix_ends
 from sae_cli.training.trainer import METRICS
 from tests.training.points import point
 

@@ -50,10 +50,12 @@ def run_and_kill(folder, members, kill_at, name, words):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("members", [1, 4])
-@pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGTERM", 0)])
-def test_interrupted_training_ends_bit_for_bit_as_uninterrupted(tmp_path, members, name, code):
-    words = [*RESAMPLED, "train.checkpoint_every=17"]
+@pytest.mark.parametrize(("name", "code", "members", "sparse"), [
+    ("SIGKILL", -9, 1, "auto"), ("SIGKILL", -9, 4, "auto"), ("SIGTERM", 0, 1, "auto"), ("SIGTERM", 0, 4, "auto"),
+    ("SIGKILL", -9, 2, "sparse"),
+])  # fmt: skip
+def test_interrupted_training_ends_bit_for_bit_as_uninterrupted(tmp_path, members, name, code, sparse):
+    words = [*RESAMPLED, "train.checkpoint_every=17", f"train.sparse={sparse}"]
     whole = execute(points(tmp_path / "whole", members, *words))
     done = run_and_kill(tmp_path / "parts", members, 23, name, words)
     assert done.returncode == code, done.stderr

@@ -17,9 +17,9 @@ EIGHT = [
 FIFTY = ("train.tokens=4000", "train.dead_after=400", "train.resample_at=[0.5]", "train.resample_rows=500")
 
 
-@pytest.mark.parametrize("nonlinearity", ["relu", "prolu_relu", "prolu_ste"])
-def test_a_member_alone_equals_the_member_in_a_stack_of_eight(tmp_path, nonlinearity):
-    words = (*FIFTY, f"sae={nonlinearity}")
+@pytest.mark.parametrize("choice", ["relu", "prolu_relu", "prolu_ste", "relu train.sparse=sparse"])
+def test_a_member_alone_equals_the_member_in_a_stack_of_eight(tmp_path, choice):
+    words = (*FIFTY, *f"sae={choice}".split())
     together = execute([point(tmp_path / "stack", *words, *member) for member in EIGHT])
     for k in (0, 3, 6):
         (alone,) = execute([point(tmp_path / "alone", *words, *EIGHT[k])])

@@ -1,16 +1,19 @@
 """What a nonlinearity is: latents from pre-activations, and what losses and artefacts ask of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from sae_cli.config.schema import SAEConfig
+from sae_cli.sparse.operators import Entries
 
 Parameters = Mapping[str, Tensor]
 Settings = Sequence[SAEConfig]
 """Settings of each member; only PER_MEMBER keys may differ."""
+Find = Callable[[Tensor, Tensor, int], tuple[Entries, Tensor] | None]
+"""`Operators.find` with a capacity."""
 
 
 class Nonlinearity:
@@ -48,9 +51,28 @@ class Nonlinearity:
         """Return latents as in training."""
         raise NotImplementedError
 
+    def offset(self, P: Parameters) -> Tensor:
+        """Return what is added to m to give the margin (K, 1, F)."""
+        return P["b_enc"]
+
     def margin(self, m: Tensor, P: Parameters) -> Tensor:
         """Return how far each latent's gate is open: it fires where this is positive."""
-        return m + P["b_enc"].to(m.dtype)
+        return m + self.offset(P).to(m.dtype)
+
+    def reach(self, settings: SAEConfig) -> float | None:
+        """Return how far below an open gate the training loss still has gradients; None: everywhere.
+
+        With a number, latents and all gradients are 0 where m + offset <= -reach, and the sparse path can be taken.
+        """
+        return None
+
+    def entries(self, m_BF: Tensor, offset_F: Tensor, k: int, find: Find) -> tuple[Entries, Tensor] | None:
+        """Return the entries that are within reach, where m + offset > 0, and their m; None: `find` gives up."""
+        return find(m_BF, offset_F, 0)
+
+    def at_entries(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
+        """Return latents of such entries, of shape (1, 1, N) like m and the parameters P of each."""
+        return self.latents(m, P, settings)
 
     def revived(self, m: Tensor, P: Parameters) -> Tensor:
         """Return what a silent latent would give if its bias did not shut it, for the AuxK loss."""

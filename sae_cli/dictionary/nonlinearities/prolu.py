@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from sae_cli.config.combinations import ONE_SIDED
 from sae_cli.config.schema import SAEConfig
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity, Parameters, Settings, keep_where_positive, sum_rows
 
@@ -27,6 +28,10 @@ class ReLU(Nonlinearity):
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
         """Return max(m + b, 0)."""
         return torch.relu(m + P["b_enc"].to(m.dtype))
+
+    def reach(self, settings: SAEConfig) -> float:
+        """Return 0: a shut latent has no gradient."""
+        return 0.0
 
 
 class _ProLU(Function):
@@ -82,9 +87,13 @@ class ProLU(Nonlinearity):
         alpha_b = sae.alpha_b if self.alpha_b is None else self.alpha_b
         return _ProLU.apply(m, b, alpha_m, alpha_b, sae.ste)
 
-    def margin(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return min(m, m + b)."""
-        return m + P["b_enc"].clamp(max=0).to(m.dtype)
+    def offset(self, P: Parameters) -> Tensor:
+        """Return min(0, b)."""
+        return P["b_enc"].clamp(max=0)
+
+    def reach(self, settings: SAEConfig) -> float | None:
+        """Return 0, unless a straight-through gradient reaches shut latents."""
+        return 0.0 if settings.ste in ONE_SIDED else None
 
 
 class ProLUHybrid(ProLU):
@@ -95,6 +104,6 @@ class ProLUHybrid(ProLU):
         b = P["b_enc"]
         return torch.where(b > 0, torch.relu(m + b.to(m.dtype)), self._apply(m, b, settings[0]))
 
-    def margin(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return m + b: on either side of b = 0 the gate opens there."""
-        return m + P["b_enc"].to(m.dtype)
+    def offset(self, P: Parameters) -> Tensor:
+        """Return b: on either side of b = 0 the gate opens at m + b = 0."""
+        return P["b_enc"]

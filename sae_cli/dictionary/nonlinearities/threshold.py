@@ -28,9 +28,13 @@ class TRec(Nonlinearity):
         """Return m where the gate is open, else 0."""
         return keep_where_positive(m, self.margin(m, P))
 
-    def margin(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return m - theta."""
-        return m - P["threshold"].to(m.dtype)
+    def offset(self, P: Parameters) -> Tensor:
+        """Return -theta."""
+        return -P["threshold"]
+
+    def reach(self, settings: SAEConfig) -> float | None:
+        """Return 0: a shut latent has no gradient."""
+        return 0.0
 
 
 class TLin(TRec):
@@ -41,6 +45,9 @@ class TLin(TRec):
     def margin(self, m: Tensor, P: Parameters) -> Tensor:
         """Return |m| - theta."""
         return m.abs() - P["threshold"].to(m.dtype)
+
+    def reach(self, settings: SAEConfig) -> None:
+        """Return None: the margin is no sum."""
 
     def revived(self, m: Tensor, P: Parameters) -> Tensor:
         """Return m."""
@@ -87,9 +94,13 @@ class JumpReLU(Nonlinearity):
         """Return z where it is above theta, else 0."""
         return _JumpReLU.apply(m + P["b_enc"].to(m.dtype), P["log_threshold"].exp(), settings[0].bandwidth)
 
-    def margin(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return z - theta."""
-        return m + (P["b_enc"] - P["log_threshold"].exp()).to(m.dtype)
+    def offset(self, P: Parameters) -> Tensor:
+        """Return b - theta."""
+        return P["b_enc"] - P["log_threshold"].exp()
+
+    def reach(self, settings: SAEConfig) -> float:
+        """Return half the kernel's width: there theta has a gradient."""
+        return settings.bandwidth / 2
 
     def revived(self, m: Tensor, P: Parameters) -> Tensor:
         """Return max(z, 0)."""

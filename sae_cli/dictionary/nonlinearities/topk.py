@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from sae_cli.config.schema import SAEConfig
-from sae_cli.dictionary.nonlinearities.base import Nonlinearity, Parameters, Settings, keep_where_positive
+from sae_cli.dictionary.nonlinearities.base import Find, Nonlinearity, Parameters, Settings, keep_where_positive
+from sae_cli.sparse.operators import Entries
 
 DECAY = 0.99
 """Decay per step of the running mean of the smallest kept value."""
@@ -65,6 +66,18 @@ class TopK(Nonlinearity):
         """Return max(m + b, 0)."""
         return torch.relu(m + P["b_enc"].to(m.dtype))
 
+    def reach(self, settings: SAEConfig) -> float:
+        """Return 0: a latent that is not selected has no gradient."""
+        return 0.0
+
+    def entries(self, m_BF: Tensor, offset_F: Tensor, k: int, find: Find) -> tuple[Entries, Tensor] | None:
+        """Return the k largest of each row."""
+        return find(m_BF, offset_F, min(k, m_BF.shape[1]))
+
+    def at_entries(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
+        """Return max(m + b, 0): they are selected."""
+        return self.revived(m, P)
+
 
 class BatchTopK(TopK):
     """The k B largest of max(m + b, 0) in a batch of B rows, with the ordinary gradient; ties at the cut all fire.
@@ -83,6 +96,22 @@ class BatchTopK(TopK):
         """Return z = max(m + b, 0) where it is among the batch's k B largest, else 0."""
         z = m + P["b_enc"].to(m.dtype)
         return _BatchTopK.apply(z, [sae.k * z.shape[-2] for sae in settings])
+
+    def entries(self, m_BF: Tensor, offset_F: Tensor, k: int, find: Find) -> tuple[Entries, Tensor] | None:
+        """Return the k B largest, and all that are equal to the smallest of these."""
+        B, F = m_BF.shape
+        count, sampled = k * B, torch.arange(0, B * F, SAMPLED)
+        sample = m_BF.flatten()[::SAMPLED].float() + offset_F[sampled % F]
+        guess = sample.topk(min(len(sample), count * 5 // (4 * SAMPLED) + 20), sorted=False).values.amin().clamp(min=0)
+        found = find(m_BF, offset_F - guess, 0)
+        if found is not None and len(found[1]) < count and guess > 0:
+            found = find(m_BF, offset_F, 0)
+        if found is None or len(found[1]) <= count:
+            return found
+        entries, m_N = found
+        z_N = m_N + offset_F[entries.columns_N]
+        kept_N = ~(z_N < z_N.kthvalue(len(z_N) - count + 1).values)
+        return entries.keep(kept_N), m_N[kept_N]
 
     @torch.no_grad()
     def observe(self, acts: Tensor, P: Parameters) -> None:

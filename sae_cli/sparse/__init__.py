@@ -1,0 +1,1 @@
+"""Products over the entries (row, latent) that are not zero."""

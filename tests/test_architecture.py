@@ -20,10 +20,21 @@ NOT_BELOW = {
     "dictionary": ("sources", "store", "training", "runs", "evaluation", "comparison", "reporting"),
     "store": ("dictionary", "losses", "training", "runs", "evaluation", "comparison", "reporting"),
     "sources": ("dictionary", "losses", "training", "runs", "evaluation", "comparison", "reporting"),
-    "training": ("comparison", "reporting"),
-    "evaluation": ("training", "comparison", "reporting"),
-    "comparison": ("store", "losses", "training", "reporting"),
-    "reporting": ("sources", "store", "dictionary", "losses", "training", "evaluation", "comparison"),
+    "training": ("comparison", "dashboard", "reporting"),
+    "evaluation": ("training", "comparison", "dashboard", "reporting"),
+    "comparison": ("store", "losses", "training", "dashboard", "reporting"),
+    "dashboard": ("training", "evaluation"),
+    "reporting": (
+        "sources",
+        "store",
+        "dictionary",
+        "losses",
+        "sparse",
+        "training",
+        "evaluation",
+        "comparison",
+        "dashboard",
+    ),
 }
 
 

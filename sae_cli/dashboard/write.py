@@ -10,11 +10,9 @@ from sae_cli.dashboard.latents import ORDERS, parse_latents, top_latents
 from sae_cli.device import choose_device
 from sae_cli.dictionary.artifact import load_sae
 from sae_cli.errors import UserError, suggest
-from sae_cli.reporting.dashboard import write_dashboard
+from sae_cli.reporting.dashboard import PAGE, write_dashboard
 from sae_cli.runs.subjects import Subject, open_subjects
 from sae_cli.sources.registry import SYNTHETIC, ensure_cache, open_source, training_part
-
-NAME = "dashboard.html"
 
 
 def write_dashboards(
@@ -37,7 +35,7 @@ def write_dashboards(
     if out and (out.suffix != ".html" or len(subjects) > 1):
         raise UserError(f"--out {out}: give a file name that ends in .html, and one run")
     device = choose_device(device)
-    return {one.path: _write(one, chosen, extent, against, out or one.path / NAME, device) for one in subjects}
+    return {one.path: _write(one, chosen, extent, against, out or one.path / PAGE, device) for one in subjects}
 
 
 def _write(
@@ -56,7 +54,7 @@ def _write(
         atoms = load_sae(against)
         if (theirs := len(atoms.b_dec_D)) != (own := len(sae.b_dec_D)):
             raise UserError(f"--against {against}: it has D={theirs}, {path} has D={own}; choose SAEs of one D")
-        link = quote(os.path.relpath(against / NAME, page.parent)) if (against / NAME).exists() else None
+        link = quote(os.path.relpath(against / PAGE, page.parent)) if (against / PAGE).exists() else None
         other = Other(atoms, str(against), link)
     content = build(sae, config, folder, ids, extent, device, other)
     return write_dashboard({"title": _title(subject), "run": str(path), **content}, page)

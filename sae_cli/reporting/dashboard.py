@@ -9,6 +9,8 @@ from typing import Any
 from sae_cli import __version__
 from sae_cli.files import replace_atomically
 
+PAGE = "dashboard.html"
+"""Name of the page in a run's folder."""
 CHUNK = 50
 """Latents per block of data; the page parses the block of the latent it shows."""
 KEYS = ["title", "run", "facts", "rows", "latents", "text", "before", "after", "edges", "tokens", "other", "columns"]

@@ -10,12 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from sae_cli.reporting.collect import LABELS, SHORT, Point
+from sae_cli.reporting.dashboard import PAGE
 from sae_cli.reporting.groups import LADDER, NAMES, OFF, WEIGHT, Groups, is_penalised
 from sae_cli.reporting.replicates import interval
 from sae_cli.reporting.tables import decimals
-
-FEATURES = "dashboard.html"
-"""Name of the feature page in a run's folder."""
 
 
 def columns(points: list[Point], groups: Groups, frontiers: dict[str, list[Point]], folder: Path) -> dict[str, Any]:
@@ -87,7 +85,7 @@ def _column(head: str, title: str, values: list[Any], **look: Any) -> dict[str, 
 
 
 def _link(run: Path, folder: Path) -> str | None:
-    page = run / FEATURES
+    page = run / PAGE
     return quote(os.path.relpath(page.resolve(), folder.resolve())) if page.is_file() else None
 
 

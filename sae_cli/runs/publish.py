@@ -10,11 +10,12 @@ from typing import Any
 
 from sae_cli.files import short_hash
 from sae_cli.reporting.collect import Point
+from sae_cli.reporting.dashboard import PAGE
 from sae_cli.runs.tracking import FINISH_SECONDS, one_line, start
 
 logger = logging.getLogger(__name__)
 
-EXTRAS = ("dashboard.html", "compare.json")
+EXTRAS = (PAGE, "compare.json")
 """Files of a run that go with a report."""
 
 

@@ -58,15 +58,22 @@ def evaluate(
         return
     shown = {name: keys for name, keys in COLUMNS.items() if any(_pick(result, keys) is not None for result in results)}
     table(["run", *shown], [[r["run"], *(number(_pick(r, keys)) for keys in shown.values())] for r in results])
-    if runs := [folder for folder in folders if not is_sae(folder)]:
-        from sae_cli.reporting.collect import collect
-        from sae_cli.reporting.replicates import replicates
-        from sae_cli.reporting.terminal import table as overview
-
-        points = collect(runs)
-        if any(len(group) > 1 for group in replicates(points)):
-            typer.echo("\n" + overview(points, shutil.get_terminal_size().columns) + "\n")
+    runs = [folder for folder in folders if not is_sae(folder)]
+    if runs and len(results) > 1:
+        _show_seeds(runs)
+    if runs:
         facts([("next", shlex.join(["sae", "report", *map(str, runs)]))])
+
+
+def _show_seeds(runs: list[Path]) -> None:
+    """Print means and intervals of runs if some differ in their seeds only."""
+    from sae_cli.reporting.collect import collect
+    from sae_cli.reporting.replicates import replicates
+    from sae_cli.reporting.terminal import table as overview
+
+    points = collect(runs)
+    if any(len(group) > 1 for group in replicates(points)):
+        typer.echo("\n" + overview(points, shutil.get_terminal_size().columns) + "\n")
 
 
 def compare(

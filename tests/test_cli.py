@@ -15,6 +15,7 @@ from sae_cli import __version__
 from sae_cli.cli import app
 from sae_cli.config.schema import EvalConfig
 from sae_cli.errors import UserError
+from tests.reporting import fake
 
 SYNTHETIC = ["source=three_features", "tracker=jsonl"]
 
@@ -298,3 +299,13 @@ def test_a_copied_file_is_used_from_the_users_folder(tmp_path: Path) -> None:
 def test_completion(words: str, index: int, expected: str) -> None:
     environment = {"_SAE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(index)}
     assert CliRunner().invoke(app, [], prog_name="sae", env=environment).stdout.strip() == expected
+
+
+def test_eval_shows_intervals_where_runs_differ_in_seeds_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = fake.write_sweep(tmp_path / "demo", lambdas=(1.0,), seeds=2)
+    found = [{"run": str(run), "reconstruction": {"l0": 1.0}} for run in folder.iterdir()]
+    stub(monkeypatch, "sae_cli.evaluation.evaluate", evaluate_subjects=lambda subjects, device: found)
+    stub(monkeypatch, "sae_cli.runs.subjects", open_subjects=lambda *given: None, is_sae=lambda path: False)
+    shown = sae("eval", str(folder)).stdout
+    assert "± 95 % interval over seeds" in shown
+    assert shown.splitlines()[-1].endswith(f"sae report {folder}")

@@ -107,7 +107,8 @@ class Point:
     @cached_property
     def curve(self) -> dict[str, np.ndarray]:
         """The columns of `lines`, and `step_seconds` between them; what is no number there is NaN."""
-        columns = {key: _numbers([line.get(key) for line in self.lines]) for line in self.lines for key in line}
+        keys = dict.fromkeys(key for line in self.lines for key in line)
+        columns = {key: _numbers([line.get(key) for line in self.lines]) for key in keys}
         if {"seconds", "step"} <= set(columns) and len(self.lines) > 1:
             with np.errstate(divide="ignore", invalid="ignore"):
                 between = np.diff(columns["seconds"]) / np.diff(columns["step"])

@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 export WANDB_MODE ?= offline
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check bench-sweep tiny-model clean
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check bench bench-sweep tiny-model clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ report: $(INSTALLED) ## the report of RUNS (default runs/demo)
 
 gpu-check: ## the GPU tests, from a checkout, with PYTHON as it is (no .venv)
 	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests
+
+bench: $(INSTALLED) ## a training step, feature pages and a report of 500 points, into benchmarks/results (5 minutes, quiet machine)
+	for name in step dashboard report_500; do $(BIN)/python benchmarks/$$name.py --out benchmarks/results/$$name.json || exit 1; done
 
 bench-sweep: $(INSTALLED) ## wall time of an 8-point sweep as one stack against eight single commands
 	$(BIN)/python benchmarks/stack_against_singles.py

@@ -28,11 +28,13 @@ class Directions:
     """The batch, scaled."""
     state: dict[str, Tensor] = field(default_factory=dict)
     """What a penalty keeps from step to step; it is part of checkpoints."""
+    unit: bool = False
+    """The rows have norm 1 and their gradients are projected afterwards, so neither has to be done here."""
 
     @cached_property
     def unit_MD(self) -> Tensor:
         """All directions at norm 1, the frozen ones last; gradients reach the first F."""
-        unit_FD = normalize(self.W_FD, dim=-1)
+        unit_FD = self.W_FD if self.unit else normalize(self.W_FD, dim=-1)
         if self.frozen_GD is None:
             return unit_FD
         return torch.cat([unit_FD, normalize(self.frozen_GD.detach().to(unit_FD.dtype), dim=-1)])

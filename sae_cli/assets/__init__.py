@@ -1,4 +1,4 @@
-"""The bundled language model (`tiny/`), its text (`wiki.jsonl.gz`) and the script that makes both."""
+"""The bundled language model (`tiny/`) and text (`wiki.jsonl.gz`); `tools/train_tiny.py` of a checkout makes both."""
 
 from pathlib import Path
 

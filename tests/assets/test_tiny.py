@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_cli.assets import TINY, WIKI
-from sae_cli.assets.train_tiny import held_out
 from sae_cli.config.schema_data import TextConfig
 from sae_cli.sources.text import documents
+from tools.train_tiny import held_out
 
 
 @pytest.fixture(scope="module")

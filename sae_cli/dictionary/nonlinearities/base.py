@@ -20,7 +20,7 @@ class Nonlinearity:
     """f = T(m, parameters) of the pre-activation without bias m (K, B, F); f has the shape and dtype of m.
 
     Parameters are (K, 1, F) fp32 tensors by name: `b_enc`, what is learned beside it, and buffers. They are compared
-    in the precision of m, and their gradients are summed in fp32.
+    in the precision of m, and their gradients are summed in fp32. Subclasses do what the methods here say they do.
     """
 
     learned: ClassVar[tuple[str, ...]] = ()

@@ -24,17 +24,13 @@ class Gated(Nonlinearity):
         return {"r_mag": 0.0, "b_mag": settings.bias_init}
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
-        """Return the magnitude where the gate is open, else 0."""
         return keep_where_positive(self.revived(m, P), self.margin(m, P).detach())
 
     def revived(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return the magnitude."""
         return torch.relu(P["r_mag"].exp().to(m.dtype) * m + P["b_mag"].to(m.dtype))
 
     def penalised(self, m: Tensor, acts: Tensor, P: Parameters) -> Tensor:
-        """Return max(m + b_enc, 0)."""
         return torch.relu(self.margin(m, P))
 
     def auxiliary(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return max(m + b_enc, 0)."""
         return self.penalised(m, m, P)

@@ -26,11 +26,9 @@ class ReLU(Nonlinearity):
     """max(m + b, 0), with its ordinary gradient."""
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
-        """Return max(m + b, 0)."""
         return torch.relu(m + P["b_enc"].to(m.dtype))
 
     def reach(self, settings: SAEConfig) -> float:
-        """Return 0: a shut latent has no gradient."""
         return 0.0
 
 
@@ -79,7 +77,6 @@ class ProLU(Nonlinearity):
         self.alpha_m, self.alpha_b = alpha_m, alpha_b
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
-        """Return m where the gate is open, else 0."""
         return self._apply(m, P["b_enc"], settings[0])
 
     def _apply(self, m: Tensor, b: Tensor, sae: SAEConfig) -> Tensor:
@@ -88,7 +85,6 @@ class ProLU(Nonlinearity):
         return _ProLU.apply(m, b, alpha_m, alpha_b, sae.ste)
 
     def offset(self, P: Parameters) -> Tensor:
-        """Return min(0, b)."""
         return P["b_enc"].clamp(max=0)
 
     def reach(self, settings: SAEConfig) -> float | None:
@@ -100,7 +96,6 @@ class ProLUHybrid(ProLU):
     """ProLU where b <= 0, ReLU where b > 0 (in ProLU a positive bias has no effect); each part has its own gradient."""
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
-        """Return ProLU(m, b) where b <= 0, else max(m + b, 0)."""
         b = P["b_enc"]
         return torch.where(b > 0, torch.relu(m + b.to(m.dtype)), self._apply(m, b, settings[0]))
 

@@ -21,19 +21,15 @@ class TRec(Nonlinearity):
     additive = False
 
     def start(self, settings: SAEConfig) -> dict[str, float]:
-        """Return theta."""
         return {"threshold": settings.theta}
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
-        """Return m where the gate is open, else 0."""
         return keep_where_positive(m, self.margin(m, P))
 
     def offset(self, P: Parameters) -> Tensor:
-        """Return -theta."""
         return -P["threshold"]
 
     def reach(self, settings: SAEConfig) -> float | None:
-        """Return 0: a shut latent has no gradient."""
         return 0.0
 
 
@@ -43,18 +39,15 @@ class TLin(TRec):
     negative = True
 
     def margin(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return |m| - theta."""
         return m.abs() - P["threshold"].to(m.dtype)
 
     def reach(self, settings: SAEConfig) -> None:
         """Return None: the margin is no sum."""
 
     def revived(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return m."""
         return m
 
     def penalised(self, m: Tensor, acts: Tensor, P: Parameters) -> Tensor:
-        """Return |f|."""
         return acts.abs()
 
 
@@ -87,15 +80,12 @@ class JumpReLU(Nonlinearity):
     resampled_norm = 1.0
 
     def start(self, settings: SAEConfig) -> dict[str, float]:
-        """Return log theta."""
         return {"log_threshold": math.log(settings.theta)}
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
-        """Return z where it is above theta, else 0."""
         return _JumpReLU.apply(m + P["b_enc"].to(m.dtype), P["log_threshold"].exp(), settings[0].bandwidth)
 
     def offset(self, P: Parameters) -> Tensor:
-        """Return b - theta."""
         return P["b_enc"] - P["log_threshold"].exp()
 
     def reach(self, settings: SAEConfig) -> float:
@@ -103,14 +93,11 @@ class JumpReLU(Nonlinearity):
         return settings.bandwidth / 2
 
     def revived(self, m: Tensor, P: Parameters) -> Tensor:
-        """Return max(z, 0)."""
         return torch.relu(m + P["b_enc"].to(m.dtype))
 
     def store(self, P: Parameters) -> dict[str, Tensor]:
-        """Return theta."""
         return {"threshold": P["log_threshold"].exp()}
 
     def infer(self, m: Tensor, P: Parameters, k: int) -> Tensor:
-        """Return z where it is above theta, else 0."""
         z = m + P["b_enc"]
         return torch.where(z > P["threshold"], z, 0)

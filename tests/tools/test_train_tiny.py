@@ -6,8 +6,8 @@ import sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sae_cli.assets import train_tiny
-from sae_cli.assets.train_tiny import BOS, held_out, loss_of, new_model, pack
+from tools import train_tiny
+from tools.train_tiny import BOS, held_out, loss_of, new_model, pack
 
 
 def test_pack_cuts_joined_documents_into_contexts_that_begin_with_bos():

@@ -1,7 +1,7 @@
 """Trains the bundled tiny language model and its tokenizer, measures both and writes the model card.
 
-    python -m sae_cli.assets.train_tiny                                                # from the bundled text
-    python -m sae_cli.assets.train_tiny --json summaries_en-us.json --out FOLDER/tiny  # packs FOLDER/wiki.jsonl.gz too
+    python -m tools.train_tiny                                                # from the bundled text
+    python -m tools.train_tiny --json summaries_en-us.json --out FOLDER/tiny  # packs FOLDER/wiki.jsonl.gz too
 
 Takes about 15 minutes on one free core with AVX512-BF16. Needs torch >= 2.9 (Muon). The same seed and number of threads
 on the same kind of machine give the same weights.
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sae_cli.assets import TINY, WIKI
-from sae_cli.assets.card import write_card
-from sae_cli.assets.wiki import write_wiki
 from sae_cli.config.schema_data import TextConfig
 from sae_cli.sources.text import documents
+from tools.card import write_card
+from tools.wiki import write_wiki
 
 log = logging.getLogger(__name__)
 

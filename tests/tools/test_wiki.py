@@ -4,7 +4,7 @@ import gzip
 import json
 import random
 
-from sae_cli.assets.wiki import write_wiki
+from tools.wiki import write_wiki
 
 
 def summaries(tmp_path, count=300):

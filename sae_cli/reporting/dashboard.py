@@ -1,13 +1,10 @@
 """The feature page: one self-contained HTML file that shows what every latent of a run fires on."""
 
-import json
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from sae_cli import __version__
 from sae_cli.files import replace_atomically
+from sae_cli.reporting.pages import render, script_json
 
 PAGE = "dashboard.html"
 """Name of the page in a run's folder."""
@@ -32,20 +29,9 @@ def write_dashboard(content: dict[str, Any], out: Path) -> Path:
     }
     page = {key: content[key] for key in KEYS} | {"chunk": CHUNK, "index": index}
     blocks = [page, *(details[start : start + CHUNK] for start in range(0, len(details), CHUNK))]
-    files = resources.files("sae_cli.reporting") / "templates"
-    html = Template((files / "dashboard.html").read_text()).substitute(
-        style=(files / "report.css").read_text() + (files / "dashboard.css").read_text(),
-        script=(files / "dashboard.js").read_text(),
-        data="\n".join(f'<script type="application/json">{_json(block)}</script>' for block in blocks),
-        made=f"sae {__version__}",
-    )
+    html = render("dashboard.html", blocks=map(script_json, blocks))
     replace_atomically(out, html.encode())
     return out
-
-
-def _json(value: Any) -> str:
-    """JSON in which no `<` is left, so nothing in the data can end its script element."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _examples(detail: dict[str, Any]) -> list[dict[str, Any]]:

@@ -84,18 +84,6 @@ def marks(groups: Groups, family: str, setting: str) -> tuple[str, str, str]:
     return colour, list(SYMBOLS)[which % len(SYMBOLS)], DASHES[which % len(DASHES)]
 
 
-def legend(groups: Groups) -> str:
-    """Buttons that explain colours and symbols, and switch them off and on everywhere."""
-    discs = [f" data-colour='{colour}'><circle r='6.5' fill='currentColor'/>" for colour in COLOURS]
-    shapes = [f"><path d='{path}' fill='currentColor'/>" for path in SYMBOLS.values()]
-    return "".join(
-        f"<button class='chip' aria-pressed='true' data-{kind}='{index}'>"
-        f"<svg viewBox='-8 -8 16 16' aria-hidden='true'{icons[index % len(icons)]}</svg>{escape(name)}</button>"
-        for kind, names, icons in (("family", groups.families, discs), ("setting", groups.settings, shapes))
-        for index, name in enumerate(names)
-    )
-
-
 def named(
     groups: Groups, family: str, setting: str, earlier: Sequence[dict[str, Any]] | None = None, of: str = "points"
 ) -> dict[str, Any]:

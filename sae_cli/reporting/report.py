@@ -3,25 +3,25 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from importlib import resources
 from pathlib import Path
 from statistics import median
-from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
-from sae_cli import __version__
+from markupsafe import Markup
+
 from sae_cli.errors import UserError
 from sae_cli.files import replace_atomically, write_json
 from sae_cli.reporting import figures
 from sae_cli.reporting.collect import NOT_SHOWN, SHORT, Point, collect, frame
-from sae_cli.reporting.composites import NOTE, composites
-from sae_cli.reporting.groups import Groups
-from sae_cli.reporting.look import DARK, SCALE, legend, theme
+from sae_cli.reporting.composites import composites
+from sae_cli.reporting.groups import Groups, reference_l0
+from sae_cli.reporting.look import COLOURS, DARK, SCALE, SYMBOLS, theme
+from sae_cli.reporting.pages import render
 from sae_cli.reporting.payload import columns, pack
-from sae_cli.reporting.tables import cost_table, effect_table, problems_table, reference_table
+from sae_cli.reporting.tables import cost_table, effect_table, reference_table
 
 HEADINGS = {
     "l0_delta_ce": ("L0 against CE loss", "What the language model loses when the SAE's reconstruction is spliced in."),
@@ -36,8 +36,6 @@ HISTOGRAMS = (
     ("Biases", "biases.histogram", "counts", "encoder bias (units of the scaled input)"),
 )
 """Heading, place in eval.json, its counts, axis title, and the curve to hold it against."""
-SCRIPTS = ("report_figures", "report_saving", "report_heatmaps", "report_tables", "report")
-"""Templates of the page's script, in order."""
 TABS = {
     "bias_p05": "bias, 5 %",
     "bias_p50": "bias, median",
@@ -46,16 +44,15 @@ TABS = {
     "neighbour_gap": "neighbour gap",
     "step_seconds": "step time",
 }
-SEEDS = (
-    "; points that differ in their seeds only share one at their mean with its 95\u00a0% interval (Student's t), the "
-    "single runs are faint dots"
-)
-COSTS = (
-    "Penalties that look for neighbours approximately: the share of directions that are held against their true "
-    "nearest one, and how much larger the cosine of the true nearest is than that of the nearest that is seen. "
-    "Time: seconds per training step, without → with, of everything that trained together; only where as many points "
-    "without any penalty trained together on the same kind of device."
-)
+
+
+class Card(NamedTuple):
+    """A figure of the page."""
+
+    key: str
+    title: str
+    text: str
+    figure: figures.Figure
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
@@ -91,108 +88,70 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> dict[str, 
 def _page(points: list[Point], name: str, folder: Path) -> tuple[str, dict[str, list[Point]]]:
     """Return the page and the points on each frontier; links are relative to `folder`."""
     groups = Groups(points)
-    shown: dict[str, figures.Figure] = {}
-    frontiers: dict[str, list[Point]] = {}
-    for key in HEADINGS:
-        if found := figures.frontier(groups, key):
-            shown[key], frontiers[key] = found
-    cards = "".join(_card(key, *HEADINGS[key]) for key in shown)
-
-    def grids(prefix: str, named: dict[str, figures.Figure]) -> list[str]:
-        keys = {title: "-".join(re.findall(r"[\w.]+", f"{prefix} {title}")) for title in named}
-        shown.update({keys[title]: one for title, one in named.items()})
-        return [_card(keys[title], title, *one["layout"]["meta"][3:]) for title, one in named.items()]
-
+    found = {key: one for key in HEADINGS if (one := figures.frontier(groups, key))}
+    fronts = {key: front for key, (_, front) in found.items()}
     curves = {TABS.get(key, SHORT.get(key, key)): figures.curves(groups, key) for key in figures.CURVES}
-    trained = {title: one for title, one in curves.items() if one}
-    latents = {title: one for title, *where in HISTOGRAMS if (one := figures.histogram(groups, *where))}
+    cards = {
+        "frontiers": [Card(key, *HEADINGS[key], figure) for key, (figure, _) in found.items()],
+        "training": _cards("training", curves),
+        "latents": _cards("latents", {title: figures.histogram(groups, *where) for title, *where in HISTOGRAMS}),
+        "truth": _cards("truth", figures.truth(groups)),
+    }
     random = [point.metrics["nearest_random"] for point in points if "nearest_random" in point.metrics]
-    would = f"; random directions would have {median(random):.3g}" if random else ""
-    count = sum(not point.evaluation for point in points)
-    rest = f"Not evaluated: {count}; what is shown of these comes from their last training line." if count else ""
-    seeds = any(len(group) > 1 for group in groups.replicates)
-    placed = [(groups.step(p), groups.setting(p)) for p in groups.points if p.state == "done"]
-    sections = [
-        _section(
-            "Frontiers",
-            f"One marker is one point{SEEDS * seeds}. A line joins points that differ in lambda only. Filled markers "
-            "are on the frontier (grey steps): no other is at least as good on both axes; dominated ones are hollow. "
-            "Hover for settings and numbers, click to find it in the table.",
-            _grid(cards),
-        ),
-        _section(
-            "What the penalty does",
-            "Each point against the same point without the penalty: same lambda, same everything else. Means over "
-            "the pairs, without → with, and the change"
-            + (" with its 95\u00a0% interval over seeds" * seeds)
-            + f". The nearest cosine is the median over alive latents{would}.",
-            effect_table(groups),
-        ),
-        _section("What the penalty costs", COSTS, cost_table(groups)),
-        _section("At equal L0", *reference_table(groups)),
-        _section(
-            "lambda × orthogonality",
-            "Any metric, one heatmap per nonlinearity on one colour scale; no penalty is gamma 0, points of one cell "
-            "are averaged.",
-            "<div class=maps></div>" if len(set(placed)) > 1 else "",
-        ),
-        _section(
-            "Latents",
-            "One line is one run. Nearest cosine: how close each alive direction's nearest neighbour lies; in grey, "
-            "what random directions of the same number and width would give.",
-            _grid("".join(grids("latents", latents))),
-        ),
-        _section(
-            "True features",
-            "|cos| of true features with latents, for the highest MCC of each nonlinearity and penalty. A clean "
-            "diagonal is full recovery; two strong cells in a column are a composite latent.",
-            _grid("".join(grids("truth", figures.truth(groups)))),
-        ),
-        _section("Composite features", NOTE, composites(points)),
-        _section(
-            "Training",
-            "One line is one run; the stronger lambda is the stronger line.",
-            _panes(list(trained), grids("training", trained)),
-        ),
-        _section("Not finished", "These points are on no frontier.", problems_table(points)),
-        _section("All points", rest, "<div class='wide every'></div>"),
-    ]
+    reference = reference_l0(groups.series)
+    configs = [point.config for point in points if point.config]
+    shared = {k: v for k, v in (configs or [{}])[0].items() if k not in groups.keys and not k.startswith(NOT_SHOWN)}
     data = {
-        "name": "-".join(re.findall(r"[\w.]+", name)),
+        "name": _words(name),
         "templates": {"light": theme(False), "dark": theme(True)},
         "dark": DARK,
         "scale": SCALE,
-        "points": columns(points, groups, frontiers, folder),
-        "figures": shown,
+        "points": columns(points, groups, fronts, folder),
+        "figures": {card.key: card.figure for several in cards.values() for card in several},
     }
-    files = resources.files("sae_cli.reporting") / "templates"
-    page = Template((files / "report.html").read_text()).substitute(
-        title=escape(name),
-        lede=_lede(points),
+    page = render(
+        "report.html",
+        title=name,
+        total=len(points),
+        states={"done": 0} | dict(Counter(point.state for point in points).most_common()),
         facts=_facts(points),
-        legend=legend(groups),
-        sections="".join(sections),
-        settings=_shared_settings(points, groups),
-        made=f"sae {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        style=(files / "report.css").read_text(),
-        script="\n".join((files / f"{part}.js").read_text() for part in SCRIPTS),
-        plotly=(resources.files("plotly") / "package_data" / "plotly.min.js").read_text(),
-        data=pack(data),
+        groups=groups,
+        colours=COLOURS,
+        symbols=list(SYMBOLS.values()),
+        **cards,
+        seeds=any(len(group) > 1 for group in groups.replicates),
+        effect=effect_table(groups),
+        random=median(random) if random else None,
+        cost=cost_table(groups),
+        equal=reference_table(groups, reference),
+        reference=reference,
+        maps=len({(groups.step(p), groups.setting(p)) for p in groups.points if p.state == "done"}) > 1,
+        composites=composites(points),
+        unfinished=[(p.state, p.run_id, p.error, p.folder) for p in points if p.state != "done"],
+        unread=sum(not point.evaluation for point in points),
+        settings=shared,
+        now=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        plotly=Markup((resources.files("plotly") / "package_data" / "plotly.min.js").read_text()),
+        data=Markup(pack(data)),
     )
-    return page, frontiers
+    return page, fronts
 
 
-def _lede(points: list[Point]) -> str:
-    counts = Counter(point.state for point in points)
-    done = counts.pop("done", 0)
-    total = f"{done} of {len(points)}" if counts else str(done)
-    rest = ", ".join(f"{count} {escape(state)}" for state, count in counts.most_common())
-    link = f", <a href='#not-finished'>{rest}</a>" if rest else ""
-    return f"{total} point{'s'[: len(points) != 1]} done{link}."
+def _cards(prefix: str, named: Mapping[str, figures.Figure | None]) -> list[Card]:
+    """Return the figures there are as cards; words about one end its `meta`."""
+    return [
+        Card(_words(f"{prefix} {title}"), title, "".join(one["layout"]["meta"][3:]), one)
+        for title, one in named.items()
+        if one
+    ]
 
 
-def _facts(points: list[Point]) -> str:
-    """Cards: what was trained on what, and the range of the main metrics."""
+def _words(text: str) -> str:
+    return "-".join(re.findall(r"[\w.]+", text))
+
+
+def _facts(points: list[Point]) -> dict[str, str]:
+    """What was trained on what, and the range of the main metrics."""
     configs = [point.config for point in points if point.config]
 
     def seen(key: str) -> str:
@@ -206,40 +165,4 @@ def _facts(points: list[Point]) -> str:
     for name in ("l0", "fvu", "delta_ce", "mcc"):
         if values := [point.metrics[name] for point in points if point.state == "done" and name in point.metrics]:
             facts[SHORT[name]] = f"{min(values):.3g} to {max(values):.3g}"
-    return _terms(facts)
-
-
-def _shared_settings(points: list[Point], groups: Groups) -> str:
-    configs = [point.config for point in points if point.config]
-    first = configs[0].items() if configs else ()
-    return _terms({k: v for k, v in first if k not in groups.keys and not k.startswith(NOT_SHOWN)})
-
-
-def _terms(items: dict[str, Any]) -> str:
-    """Entries of a <dl>; empty values are left out."""
-    known = {key: str(value) for key, value in items.items() if value not in ("", [], None)}
-    return "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in known.items())
-
-
-def _section(title: str, text: str, body: str) -> str:
-    if not body:
-        return ""
-    anchor = "-".join(re.findall(r"\w+", title.lower()))
-    return f"<section id='{anchor}'><h2>{title}</h2><p class='note'>{text}</p>{body}</section>"
-
-
-def _grid(cards: str, hidden: bool = False) -> str:
-    return f"<div class='grid'{' hidden' * hidden}>{cards}</div>" * bool(cards)
-
-
-def _panes(titles: list[str], cards: list[str]) -> str:
-    """Cards of which one is seen at a time, and the buttons that choose it."""
-    pressed = [str(not index).lower() for index in range(len(titles))]
-    tabs = [f"<button aria-pressed='{on}'>{escape(title)}</button>" for on, title in zip(pressed, titles, strict=True)]
-    grids = "".join(_grid(card, hidden=index > 0) for index, card in enumerate(cards))
-    return f"<div class='panes'><div class=tabs>{''.join(tabs)}</div>{grids}</div>" * bool(titles)
-
-
-def _card(key: str, title: str, text: str = "") -> str:
-    caption = f"<figcaption><h3>{escape(title)}</h3>{f'<p>{escape(text)}</p>' * bool(text)}</figcaption>"
-    return f"<figure>{caption}<div class='plot' data-figure='{escape(key)}'></div></figure>"
+    return facts

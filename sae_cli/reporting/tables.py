@@ -1,112 +1,90 @@
-"""HTML tables of a report, everything that comes from a run escaped; the page's script makes them sort and filter."""
+"""Tables of a report that compare series: cells of text, in which everything that comes from a run gets escaped."""
 
 import math
 from collections.abc import Callable, Iterable
-from html import escape
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from sae_cli.reporting.collect import LABELS, SHORT, Point
-from sae_cli.reporting.comparisons import (
-    COMPARED,
-    Change,
-    Row,
-    at_reference,
-    best_of,
-    penalty_cost,
-    penalty_effect,
-)
-from sae_cli.reporting.groups import Groups, reference_l0
+from sae_cli.reporting.collect import LABELS, SHORT
+from sae_cli.reporting.comparisons import COMPARED, Change, Row, at_reference, best_of, penalty_cost, penalty_effect
+from sae_cli.reporting.groups import Groups
 from sae_cli.reporting.replicates import Interval
 
-SEEDS = ", mean ±\u00a095\u00a0% interval over seeds"
+Table = dict[str, Any]
+"""What the page's macro `table` takes: heads, rows of cells, and `numeric`, the first column of numbers."""
+HEADS = {name: Markup("<abbr title='{}'>{}</abbr>").format(LABELS[name], SHORT[name]) for name in COMPARED}
+COSTS = {
+    "neighbour_recall": "true nearest seen",
+    "neighbour_gap": "missed by (cosine)",
+    "overhead": "seconds per step",
+    "measured": "measured on",
+}
+NONE = Markup("<i>–</i>")
 
 
-def problems_table(points: list[Point]) -> str:
-    """Points that are not done, with the reason; empty if there are none."""
-    rows = [[escape(text) for text in (p.state, p.run_id, p.error, p.folder)] for p in points if p.state != "done"]
-    return plain_table(["state", "run", "error", "folder"], rows) if rows else ""
-
-
-def reference_table(groups: Groups) -> tuple[str, str]:
-    """Explanation and table of every family and penalty at the L0 that most reach; empty if fewer than two do."""
-    reference = reference_l0(groups.series)
+def reference_table(groups: Groups, reference: float) -> Table | None:
+    """Every family and penalty at the L0 `reference`, the best of a column in bold; None if fewer than two reach it."""
     rows = [] if math.isnan(reference) else at_reference(groups, reference)
     if sum(bool(row.values) for row in rows) < 2:
-        return "", ""
+        return None
     rows.sort(key=lambda row: row.values["fvu"].mean if "fvu" in row.values else math.inf)
     digits = {n: decimals(row.values[n].mean for row in rows if n in row.values) for n in COMPARED}
 
-    def show(name: str, value: Interval) -> str:
-        text = f"{value.mean:.{digits[name]}f}"
-        text = f"<b>{text}</b>" if value.mean == best_of(rows, name) else text
-        return text if value.half is None else f"{text} <small>± {value.half:.{digits[name]}f}</small>"
+    def show(name: str, value: Interval) -> Markup:
+        return _interval(value, f".{digits[name]}f", best=value.mean == best_of(rows, name))
 
-    several = any(value.half is not None for row in rows for value in row.values.values())
-    note = (
-        f"Every nonlinearity and penalty read at L0 = {reference:.3g}, the value that most of them reach: interpolated "
-        f"between neighbouring lambdas (linear in log L0){SEEDS * several}. Best of each column in bold."
-    )
-    return note, _comparison(rows, COMPARED[1:], "points", show)
+    return _comparison(rows, HEADS, "points", show, Markup("<i>not reached</i>"))
 
 
-def effect_table(groups: Groups) -> str:
-    """Metrics without → with each penalty, means over matched points; empty if no point has its partner."""
+def effect_table(groups: Groups) -> Table | None:
+    """Metrics without → with each penalty, means over matched points; None if no point has its partner."""
     rows = penalty_effect(groups)
-    sides = {
-        n: [side for r in rows if n in r.values for side in (r.values[n].before, r.values[n].after)] for n in COMPARED
-    }
-    digits = {name: decimals(known) for name, known in sides.items()}
-    return _comparison(rows, COMPARED, "pairs", lambda name, value: _change(value, digits[name]), missing="<i>–</i>")
+    known = {name: [row.values[name] for row in rows if name in row.values] for name in COMPARED}
+    digits = {name: decimals(side for one in ones for side in (one.before, one.after)) for name, ones in known.items()}
+    return _comparison(rows, HEADS, "pairs", lambda name, value: _change(value, digits[name]))
 
 
-def cost_table(groups: Groups) -> str:
-    """What each penalty sees of true neighbours and costs in time; empty if no run logged either."""
-    heads = {
-        "neighbour_recall": "true nearest seen",
-        "neighbour_gap": "missed by (cosine)",
-        "overhead": "seconds per step",
-        "measured": "measured on",
-    }
+def cost_table(groups: Groups) -> Table | None:
+    """What each penalty sees of true neighbours and costs in time; None if no run logged either."""
 
     def show(name: str, value: Interval | Change | str) -> str:
         if isinstance(value, Change):
             return _change(value, decimals([value.before, value.after]))
         if isinstance(value, Interval):
-            form = ".1%" if name == "neighbour_recall" else ".4f"
-            return f"{value.mean:{form}}" + ("" if value.half is None else f" <small>± {value.half:{form}}</small>")
-        return escape(value)
+            return _interval(value, ".1%" if name == "neighbour_recall" else ".4f")
+        return value
 
-    return _comparison(penalty_cost(groups), heads, "points", show, heads, "<i>–</i>")
+    return _comparison(penalty_cost(groups), COSTS, "points", show)
 
 
-def _change(change: Change, digits: int) -> str:
+def _interval(value: Interval, form: str, best: bool = False) -> Markup:
+    half = "" if value.half is None else Markup(" <small>± {}</small>").format(f"{value.half:{form}}")
+    return Markup("<b>{}</b>" if best else "{}").format(f"{value.mean:{form}}") + half
+
+
+def _change(change: Change, digits: int) -> Markup:
     relative = ""
     if change.relative is not None:
         half = "" if change.relative.half is None else f" ± {100 * change.relative.half:.1f}"
         relative = f"{100 * change.relative.mean:+.1f}{half} %".replace("-", "\u2212")
-    return f"{change.before:.{digits}f} → {change.after:.{digits}f} <small class=below>{relative}</small>"
+    sides = f"{change.before:.{digits}f} → {change.after:.{digits}f}"
+    return Markup("{} <small class=below>{}</small>").format(sides, relative)
 
 
 def _comparison(
-    rows: list[Row],
-    names: Iterable[str],
-    count: str,
-    show: Callable[..., str],
-    heads: dict[str, str] | None = None,
-    missing: str = "<i>not reached</i>",
-) -> str:
-    """A table of those metrics that some row has; empty if there are none."""
-    names = [name for name in names if any(name in row.values for row in rows)]
+    rows: list[Row], heads: dict[str, Any], count: str, show: Callable[..., str], missing: Markup = NONE
+) -> Table | None:
+    """A table of those metrics that some row has; None if there are none."""
+    heads = {name: head for name, head in heads.items() if any(name in row.values for row in rows)}
     rest = any(row.rest for row in rows)
     cells = []
     for row in rows:
-        values = [show(name, row.values[name]) if name in row.values else missing for name in names]
-        about = [row.family, row.setting, *[row.rest] * rest]
-        cells.append([*map(escape, about), *values, str(row.count)])
-    titles = [heads[n] if heads else f"<abbr title='{LABELS[n]}'>{SHORT[n]}</abbr>" for n in names]
+        values = [show(name, row.values[name]) if name in row.values else missing for name in heads]
+        cells.append([row.family, row.setting, *[row.rest] * rest, *values, row.count])
     first = ["nonlinearity", "penalty", *["also"] * rest]
-    return plain_table([*first, *titles, count], cells, numeric=len(first)) if names else ""
+    return {"heads": [*first, *heads.values(), count], "rows": cells, "numeric": len(first)} if heads else None
 
 
 def decimals(values: Iterable[float]) -> int:
@@ -114,13 +92,3 @@ def decimals(values: Iterable[float]) -> int:
     largest = np.abs(list(values)).max(initial=0)
     digits = 3 - math.floor(math.log10(largest)) if largest else 1
     return max(0, min(digits, max(4, digits - 1)))
-
-
-def plain_table(heads: list[str], rows: list[list[str]], numeric: int = 99) -> str:
-    """A plain table of ready HTML cells; columns from `numeric` on hold numbers."""
-
-    def line(tag: str, cells: list[str]) -> str:
-        return "".join(f"<{tag}{' class=number' * (i >= numeric)}>{cell}</{tag}>" for i, cell in enumerate(cells))
-
-    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
-    return f"<div class='wide'><table><thead><tr>{line('th', heads)}</tr></thead><tbody>{body}</tbody></table></div>"

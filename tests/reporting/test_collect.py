@@ -1,9 +1,9 @@
 import json
 import math
-from html import escape
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 from sae_cli.errors import UserError
 from sae_cli.reporting.collect import collect, frame, varying

@@ -16,8 +16,6 @@ HUNGARIAN = 8192
 """Directions up to which the one-to-one match is exact (scipy's assignment needs the whole cosine matrix)."""
 LISTED = 50
 """Largest number of directions listed as missing in the other dictionary."""
-CANDIDATES = 32
-"""Partners per direction and round of the greedy match."""
 
 
 def similarity(A_FD: Tensor, B_FD: Tensor, ids_A: list[int], ids_B: list[int]) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def similarity(A_FD: Tensor, B_FD: Tensor, ids_A: list[int], ids_B: list[int]) -
     8,192 directions: pairs by falling cosine, a lower bound. only_a, only_b: the unique directions, lowest first.
     """
     unit_AD, unit_BD = normalize(A_FD.float(), dim=1), normalize(B_FD.float(), dim=1)
-    best_A, best_B = largest_cosines(unit_AD, unit_BD), largest_cosines(unit_BD, unit_AD)
+    best_A, _, best_B, _ = nearest(unit_AD, unit_BD)
     exact = max(len(unit_AD), len(unit_BD)) <= HUNGARIAN
     width = unit_AD.shape[1]
     return {
@@ -46,9 +44,22 @@ def similarity(A_FD: Tensor, B_FD: Tensor, ids_A: list[int], ids_B: list[int]) -
     }
 
 
-def largest_cosines(unit_AD: Tensor, unit_BD: Tensor, tile: int = 1024) -> Tensor:
-    """Return each row's largest cosine with a row of the other; at most tile x F' cosines exist at a time."""
-    return torch.cat([(part_AD @ unit_BD.T).amax(dim=1) for part_AD in unit_AD.split(tile)]).clamp(-1, 1)
+def nearest(unit_AD: Tensor, unit_BD: Tensor, tile: int = 1024) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return each A's largest cosine with a B and which (F,), then each B's with an A and which (F',).
+
+    At most tile x F' cosines exist at a time.
+    """
+    best_B = unit_BD.new_full((len(unit_BD),), -2)
+    partner_B = torch.zeros_like(best_B, dtype=torch.int64)
+    parts = []
+    for start in range(0, len(unit_AD), tile):
+        cosine_TB = unit_AD[start : start + tile] @ unit_BD.T
+        parts.append(cosine_TB.max(dim=1))
+        value_B, row_B = cosine_TB.max(dim=0)
+        partner_B = torch.where(value_B > best_B, row_B + start, partner_B)
+        best_B = best_B.maximum(value_B)
+    best_A, partner_A = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    return best_A.clamp(-1, 1), partner_A, best_B.clamp(-1, 1), partner_B
 
 
 def hungarian(unit_AD: Tensor, unit_BD: Tensor) -> np.ndarray:
@@ -60,33 +71,19 @@ def hungarian(unit_AD: Tensor, unit_BD: Tensor) -> np.ndarray:
 def greedy(unit_AD: Tensor, unit_BD: Tensor, tile: int = 1024) -> np.ndarray:
     """Return the cosines of a one-to-one match made by falling cosine; at most tile x F' cosines exist at a time.
 
-    Each round looks at the nearest free partners of every free direction. A pair is final if no free pair with a
-    higher cosine can be hidden beyond these, so the result is that of sorting all pairs.
+    In rounds: two that are each other's nearest among the free are a pair of it, as no pair with a higher cosine can
+    take either of them.
     """
-    if len(unit_AD) > len(unit_BD):
-        unit_AD, unit_BD = unit_BD, unit_AD
     matched: list[float] = []
-    while len(unit_AD):
-        kept = min(CANDIDATES, len(unit_BD))
-        parts = [(part_AD @ unit_BD.T).topk(kept, dim=1) for part_AD in unit_AD.split(tile)]
-        value_AK, index_AK = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
-        limit_A = value_AK[:, -1].tolist() if kept < len(unit_BD) else [-2.0] * len(unit_AD)
-        order = value_AK.flatten().argsort(descending=True, stable=True)
-        values, partners = value_AK.flatten()[order].tolist(), index_AK.flatten()[order].tolist()
-        free_A, free_B = [True] * len(unit_AD), [True] * len(unit_BD)
-        left_A, hidden = [kept] * len(unit_AD), -2.0
-        for value, row, partner in zip(values, (order // kept).tolist(), partners, strict=True):
-            if value < hidden:
-                break
-            left_A[row] -= 1
-            if free_A[row] and free_B[partner]:
-                free_A[row] = free_B[partner] = False
-                matched.append(value)
-            elif free_A[row] and not left_A[row]:
-                # Its next partner lies beyond the candidates, at a cosine of at most the last one's.
-                hidden = max(hidden, limit_A[row])
-        unit_AD = unit_AD[torch.tensor(free_A, device=unit_AD.device)]
-        unit_BD = unit_BD[torch.tensor(free_B, device=unit_BD.device)]
+    while len(unit_AD) and len(unit_BD):
+        best_A, partner_A, _, partner_B = nearest(unit_AD, unit_BD, tile)
+        row = best_A.argmax()
+        partner_B[partner_A[row]] = row  # they are a pair even where rounding or ties say otherwise
+        mutual_A = partner_B[partner_A] == torch.arange(len(unit_AD), device=unit_AD.device)
+        matched += best_A[mutual_A].tolist()
+        free_B = torch.ones_like(partner_B, dtype=torch.bool)
+        free_B[partner_A[mutual_A]] = False
+        unit_AD, unit_BD = unit_AD[~mutual_A], unit_BD[free_B]
     return np.array(matched)
 
 

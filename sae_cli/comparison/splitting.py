@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_cli.comparison.arithmetic import pursue
+from sae_cli.comparison.similarity import nearest
 from sae_cli.dictionary.artifact import SAE
 
 COSINE = 0.5
@@ -26,7 +27,7 @@ def splitting(narrow: SAE, wide: SAE, alive_N: Tensor, alive_W: Tensor, rows: It
     """
     unit_ND = normalize(narrow.W_dec_FD[alive_N].float(), dim=1)
     unit_WD = normalize(wide.W_dec_FD[alive_W].float(), dim=1)
-    cosine_W, parent_W = _nearest(unit_WD, unit_ND)
+    cosine_W, parent_W, *_ = nearest(unit_WD, unit_ND)
     close = cosine_W >= COSINE
     child_E, parent_E, cosine_E = close.nonzero()[:, 0], parent_W[close], cosine_W[close]
     counts_3E = _overlaps(narrow, wide, alive_N[parent_E], alive_W[child_E], rows)
@@ -53,12 +54,6 @@ def splitting(narrow: SAE, wide: SAE, alive_N: Tensor, alive_W: Tensor, rows: It
         "sums": sum(fit["sum"] for fit in fits),
         "edges": [dict(zip(columns, line, strict=True)) | fit for line, fit in zip(lines, fits, strict=True)],
     }
-
-
-def _nearest(unit_WD: Tensor, unit_ND: Tensor, tile: int = 1024) -> tuple[Tensor, Tensor]:
-    """Return each wide direction's largest cosine with a narrow one, and which; tiled."""
-    parts = [(part_BD @ unit_ND.T).max(dim=1) for part_BD in unit_WD.split(tile)]
-    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
 def _overlaps(narrow: SAE, wide: SAE, parent_E: Tensor, child_E: Tensor, rows: Iterable[Tensor]) -> Tensor:

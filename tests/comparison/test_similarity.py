@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import normalize
 
 from sae_cli.comparison import similarity as module
-from sae_cli.comparison.similarity import greedy, hungarian, largest_cosines, similarity
+from sae_cli.comparison.similarity import greedy, hungarian, nearest, similarity
 
 
 def directions(count: int, width: int, seed: int) -> torch.Tensor:
@@ -32,9 +32,8 @@ def test_assignment_beats_greed_where_they_differ():
     assert hungarian(A, B).sum() > greedy(A, B).sum()
 
 
-@pytest.mark.parametrize("candidates", [1, 3, 64])
-def test_greedy_equals_sorting_all_pairs(monkeypatch, candidates):
-    monkeypatch.setattr(module, "CANDIDATES", candidates)
+@pytest.mark.parametrize("tile", [1, 7, 64])
+def test_greedy_equals_sorting_all_pairs(tile):
     # Most of A lies in one cluster, so that near partners run out.
     A = normalize(directions(40, 8, 0) * 0.4 + directions(1, 8, 1), dim=1)
     B = normalize(directions(30, 8, 2), dim=1)
@@ -45,7 +44,7 @@ def test_greedy_equals_sorting_all_pairs(monkeypatch, candidates):
             free_A.remove(index // 30)
             free_B.remove(index % 30)
             expected.append(float(cosine.flatten()[index]))
-    assert sorted(greedy(A, B, tile=7)) == pytest.approx(sorted(expected), abs=1e-6)
+    assert sorted(greedy(A, B, tile)) == pytest.approx(sorted(expected), abs=1e-6)
     assert greedy(B, A).sum() == pytest.approx(sum(expected), abs=1e-5)
 
 
@@ -75,4 +74,9 @@ def test_missing_directions_come_lowest_first_and_are_capped(monkeypatch):
 
 def test_tiles_do_not_matter():
     A, B = normalize(directions(30, 5, 0), dim=1), normalize(directions(20, 5, 1), dim=1)
-    assert torch.allclose(largest_cosines(A, B, tile=4), (A @ B.T).amax(1))
+    cosine = A @ B.T
+    best_A, partner_A, best_B, partner_B = nearest(A, B, tile=4)
+    assert torch.allclose(best_A, cosine.amax(1))
+    assert torch.allclose(best_B, cosine.amax(0))
+    assert partner_A.tolist() == cosine.argmax(1).tolist()
+    assert partner_B.tolist() == cosine.argmax(0).tolist()

@@ -14,6 +14,8 @@ from sae_cli.dictionary.nonlinearities.base import Nonlinearity
 from sae_cli.randomness import derive_seed
 from sae_cli.sparse.functions import Encode, low, operators
 
+WEIGHTS = ("W_enc_KDF", "b_enc_KF", "W_dec_KFD", "b_dec_KD")
+
 
 @dataclass
 class SAEStack:
@@ -82,13 +84,8 @@ class SAEStack:
 
     def state(self) -> dict[str, Tensor]:
         """Return the parameters and the buffers by name."""
-        return {
-            "W_enc_KDF": self.W_enc_KDF,
-            "b_enc_KF": self.b_enc_KF,
-            "W_dec_KFD": self.W_dec_KFD,
-            "b_dec_KD": self.b_dec_KD,
-            **{f"{name}_KF": tensor for name, tensor in (self.learned_KF | self.buffers_KF).items()},
-        }
+        vectors = {f"{name}_KF": tensor for name, tensor in (self.learned_KF | self.buffers_KF).items()}
+        return {name: getattr(self, name) for name in WEIGHTS} | vectors
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the trained parameters by name.
@@ -105,20 +102,19 @@ class SAEStack:
 
     def part(self, members: slice) -> "SAEStack":
         """Return some members as a stack of leaves that share this stack's storage and require gradients."""
+        centre_KD = None if self.centre_KD is None else self.centre_KD[members]
+        part = self._of(self.settings[members], {name: one[members] for name, one in self.state().items()}, centre_KD)
+        for tensor in (*(getattr(part, name) for name in WEIGHTS), *part.learned_KF.values()):
+            tensor.requires_grad_()
+        return part
 
-        def leaf(tensor: Tensor) -> Tensor:
-            return tensor[members].detach().requires_grad_()
-
-        return SAEStack(
-            self.settings[members],
-            leaf(self.W_enc_KDF),
-            leaf(self.b_enc_KF),
-            leaf(self.W_dec_KFD),
-            leaf(self.b_dec_KD),
-            {name: leaf(tensor) for name, tensor in self.learned_KF.items()},
-            {name: tensor[members] for name, tensor in self.buffers_KF.items()},
-            None if self.centre_KD is None else self.centre_KD[members],
+    def _of(self, settings: Sequence[SAEConfig], state: dict[str, Tensor], centre_KD: Tensor | None) -> "SAEStack":
+        """Return the stack that has this `state`, without its history."""
+        state = {name: tensor.detach() for name, tensor in state.items()}
+        learned_KF, buffers_KF = (
+            {name: state.pop(f"{name}_KF") for name in held} for held in (self.learned_KF, self.buffers_KF)
         )
+        return SAEStack(settings, **state, learned_KF=learned_KF, buffers_KF=buffers_KF, centre_KD=centre_KD)
 
     def freeze(self) -> "SAEStack":
         """Return this stack as the first stage, by whose b_dec all stages are centred."""
@@ -131,22 +127,15 @@ class SAEStack:
         Decoder biases add; k adds, too.
         """
 
-        def together(name: str, tensor: Tensor) -> Tensor:
-            return torch.cat([tensor, later.state()[name]], dim=2 if name == "W_enc_KDF" else 1)
-
-        return SAEStack(
-            [
-                replace(one, latents=one.latents + other.latents, k=one.k + other.k)
-                for one, other in zip(self.settings, later.settings, strict=True)
-            ],
-            together("W_enc_KDF", self.W_enc_KDF),
-            together("b_enc_KF", self.b_enc_KF),
-            together("W_dec_KFD", self.W_dec_KFD),
-            self.b_dec_KD + later.b_dec_KD,
-            {name: together(f"{name}_KF", tensor) for name, tensor in self.learned_KF.items()},
-            {name: together(f"{name}_KF", tensor) for name, tensor in self.buffers_KF.items()},
-            self.centre_KD,
-        )
+        joined = {
+            name: torch.cat([tensor, later.state()[name]], dim=2 if name == "W_enc_KDF" else 1)
+            for name, tensor in self.state().items()
+        }
+        settings = [
+            replace(one, latents=one.latents + other.latents, k=one.k + other.k)
+            for one, other in zip(self.settings, later.settings, strict=True)
+        ]
+        return self._of(settings, joined | {"b_dec_KD": self.b_dec_KD + later.b_dec_KD}, self.centre_KD)
 
     def parameters(self) -> dict[str, Tensor]:
         """Return what the nonlinearity reads, (K, 1, F) by name."""
@@ -200,10 +189,7 @@ class SAEStack:
         """Return one member as an SAE that acts on raw activations."""
         parameters = {name: tensor[index, 0] for name, tensor in self.parameters().items()}
         stored = {name: tensor.detach().cpu().clone() for name, tensor in self.nonlinearity.store(parameters).items()}
-        folded = {
-            name.replace("K", ""): getattr(self, name)[index].detach().cpu().clone()
-            for name in ("W_enc_KDF", "b_enc_KF", "W_dec_KFD", "b_dec_KD")
-        }
+        folded = {name.replace("K", ""): getattr(self, name)[index].detach().cpu().clone() for name in WEIGHTS}
         if self.centre_KD is not None:
             shift_D = self.b_dec_KD[index] - self.centre_KD[index]
             folded["b_enc_F"] += (shift_D @ self.W_enc_KDF[index]).cpu()

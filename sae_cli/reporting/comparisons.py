@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sae_cli.reporting.collect import Point
 from sae_cli.reporting.groups import OFF, Groups, is_penalised, ladder
@@ -14,6 +14,7 @@ from sae_cli.reporting.replicates import Interval, over
 
 COMPARED = ("l0", "fvu", "delta_ce", "nearest_cosine", "mcc")
 """Metrics of the comparison tables."""
+KEY = ["family", "setting", "rest"]
 
 
 @dataclass
@@ -58,42 +59,38 @@ def penalty_effect(groups: Groups) -> list[Row]:
     Where there are several seeds only lambdas that all of them have count, so that seeds differ in the seed alone.
     """
     rows = []
-    for (family, setting, rest), pairs in _pairs(groups).items():
-        row = Row(family, setting, rest, len(pairs))
-        for name in COMPARED:
-            known = [pair for pair in pairs if all(name in point.metrics for point in pair[2:])]
-            if known:
-                row.values[name] = _change(known, name)
-        rows.append(row)
+    for key, pairs in _pairs(_finished(groups)):
+        known = {name: pairs.dropna(subset=[name, f"{name}_off"]) for name in COMPARED if name in pairs}
+        values = {name: _change(found, name) for name, found in known.items() if len(found)}
+        rows.append(Row(*key, len(pairs), values))
     return rows
 
 
-Pair = tuple[str, tuple[float, ...], Point, Point]
-"""Seed, place on the ladder, the point without the penalty, the point with it."""
+def _finished(groups: Groups) -> pd.DataFrame:
+    """Finished points in the order of the series: KEY, seed, step (place on the ladder), point, and the metrics."""
+    columns = [*KEY, "seed", "step", "point"]
+    found = ((one, point) for one in groups.series for point in one.done())
+    rows = [
+        dict(zip(columns, (one.family, one.setting, one.rest, one.seed, groups.step(point), point), strict=True))
+        | point.metrics
+        for one, point in found
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 
-def _pairs(groups: Groups) -> dict[tuple[str, str, str], list[Pair]]:
-    done = [(one, point) for one in groups.series for point in one.done()]
-    plain = {(s.family, s.rest, s.seed, groups.step(p)): p for s, p in done if s.setting == OFF}
-    pairs: dict[tuple[str, str, str], list[Pair]] = {}
-    for one, point in done:
-        partner = plain.get((one.family, one.rest, one.seed, groups.step(point)))
-        if partner and one.setting != OFF:
-            key = (one.family, one.setting, one.rest)
-            pairs.setdefault(key, []).append((one.seed, groups.step(point), partner, point))
-    return pairs
+def _pairs(done: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
+    """Points with a penalty by KEY, each beside the columns of the same point without it, named *_off."""
+    same = ["family", "rest", "seed", "step"]
+    off = done[done.setting == OFF].drop_duplicates(same, keep="last")
+    return done[done.setting != OFF].merge(off, on=same, suffixes=("", "_off")).groupby(KEY, sort=False)
 
 
-def _change(pairs: list[Pair], name: str) -> Change:
-    steps = {seed: {pair[1] for pair in pairs if pair[0] == seed} for seed, *_ in pairs}
-    shared = set.intersection(*steps.values())
-    kept = [pair for pair in pairs if pair[1] in shared] or pairs
-    values = {seed: [(a.metrics[name], b.metrics[name]) for s, _, a, b in kept if s == seed] for seed in steps}
-    if not shared:
-        values = {"": [both for found in values.values() for both in found]}
-    means = np.array([np.mean(found, axis=0) for found in values.values()])
-    relative = over((means[:, 1] / means[:, 0] - 1).tolist()) if (means[:, 0] > 0).all() else None
-    return Change(float(means[:, 0].mean()), float(means[:, 1].mean()), relative)
+def _change(pairs: pd.DataFrame, name: str) -> Change:
+    shared = pairs[pairs.groupby("step").seed.transform("nunique") == pairs.seed.nunique()]
+    seeds = pairs.assign(seed="") if shared.empty else shared
+    before, after = seeds.groupby("seed")[[f"{name}_off", name]].mean().to_numpy().T
+    relative = over((after / before - 1).tolist()) if (before > 0).all() else None
+    return Change(float(before.mean()), float(after.mean()), relative)
 
 
 def penalty_cost(groups: Groups) -> list[Row]:
@@ -107,27 +104,24 @@ def penalty_cost(groups: Groups) -> list[Row]:
         if "seconds" in point.curve:
             clocks.setdefault((point.sweep, point.device, point.curve["seconds"].tobytes()), []).append(point)
     stacks = {id(point): members for members in clocks.values() for point in members}
-    pairs = _pairs(groups)
+    done = _finished(groups)
+    pairs = dict(iter(_pairs(done)))
     rows = []
-    for key in dict.fromkeys((one.family, one.setting, one.rest) for one in groups.series if one.setting != OFF):
-        members = [point for s in groups.series if (s.family, s.setting, s.rest) == key for point in s.done()]
-        row = Row(*key, len(members))
-        for name in ("neighbour_recall", "neighbour_gap"):
-            seeds: dict[str, list[float]] = {}
-            for point in members:
-                if name in point.metrics:
-                    seeds.setdefault(groups.seed(point), []).append(point.metrics[name])
-            if seeds:
-                row.values[name] = over([fmean(values) for values in seeds.values()])
-        row.values |= _overhead(pairs.get(key, []), stacks, groups.variant)
-        rows.append(row)
-    return [row for row in rows if row.values]
+    for key, members in done[done.setting != OFF].groupby(KEY, sort=False):
+        logged = [name for name in ("neighbour_recall", "neighbour_gap") if name in members]
+        seeds = {name: members.groupby("seed")[name].mean().dropna() for name in logged}
+        values: dict[str, Any] = {name: over(found.tolist()) for name, found in seeds.items() if len(found)}
+        if key in pairs:
+            values |= _overhead(pairs[key], stacks, groups.variant)
+        if values:
+            rows.append(Row(*key, len(members), values))
+    return rows
 
 
-def _overhead(pairs: list[Pair], stacks: dict[int, list[Point]], variant: Callable[[Point], str]) -> dict[str, Any]:
+def _overhead(pairs: pd.DataFrame, stacks: dict[int, list[Point]], variant: Callable[[Point], str]) -> dict[str, Any]:
     """`overhead` and where it was `measured`, over the matching stacks, each once; nothing if none match."""
     found: dict[str, set[tuple[float, float]]] = {}
-    for _, _, plain, point in pairs:
+    for plain, point in zip(pairs.point_off, pairs.point, strict=True):
         with_it, without = stacks.get(id(point), []), stacks.get(id(plain), [])
         pure = len({variant(one) if is_penalised(one) else OFF for one in with_it}) == 1
         equal = len(with_it) == len(without) > 0 and point.device == plain.device

@@ -5,22 +5,26 @@ import json
 import math
 import os
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from sae_cli.reporting.collect import LABELS, SHORT, Point
 from sae_cli.reporting.dashboard import PAGE
-from sae_cli.reporting.groups import LADDER, NAMES, OFF, WEIGHT, Groups, is_penalised
+from sae_cli.reporting.groups import LADDER, NAMES, OFF, WEIGHT, Groups, finished, is_penalised
 from sae_cli.reporting.replicates import interval
 from sae_cli.reporting.tables import decimals
+
+HOVERED = 10
+"""Most metrics that a figure says of a point; the table has all."""
 
 
 def columns(points: list[Point], groups: Groups, frontiers: dict[str, list[Point]], folder: Path) -> dict[str, Any]:
     """Everything by point, in the order of `points`; links are relative to `folder`, where the page will lie.
 
-    table: the columns of the page's table. groups: points that differ in seeds only, with half the width of each
-    metric's interval. axes, gamma, variant: where a point stands in the heatmaps; null without configuration.
+    table: the columns of the page's table. groups: points that differ in seeds only, and what figures say of them.
+    axes, gamma, variant: where a point stands in the heatmaps; null without configuration.
     """
 
     def each(value: Callable[[Point], Any]) -> list[Any]:
@@ -44,8 +48,6 @@ def columns(points: list[Point], groups: Groups, frontiers: dict[str, list[Point
     fronts = {name.removeprefix("l0_").replace("_", " "): set(map(id, front)) for name, front in frontiers.items()}
     on = [", ".join(name for name, front in fronts.items() if id(point) in front) for point in points]
     table.append(_column("frontier", "frontiers it lies on", on))
-    several = [index for index, group in enumerate(groups.replicates) if len(group) > 1]
-    half = {name: [getattr(interval(groups.replicates[i], name), "half", None) for i in several] for name in LABELS}
     return {
         "run": [point.run_id for point in points],
         "link": [_link(Path(point.folder), folder) for point in points],
@@ -57,14 +59,24 @@ def columns(points: list[Point], groups: Groups, frontiers: dict[str, list[Point
         "settings": groups.settings,
         "groups": {
             "members": [[groups.index[id(point)] for point in group] for group in groups.replicates],
-            "label": [groups.label(group[0], seed=len(group) == 1) for group in groups.replicates],
-            "several": several,
-            "half": {name: list(map(_short, values)) for name, values in half.items() if any(values)},
+            "hover": [_hover(groups, group) for group in groups.replicates],
         },
         "axes": {LADDER[key]: setting(key) for key in groups.ladder},
         "gamma": each(lambda point: _plain(point.config[WEIGHT]) if is_penalised(point) else 0),
         "variant": each(lambda point: groups.variant(point) if is_penalised(point) else OFF),
     }
+
+
+def _hover(groups: Groups, group: list[Point]) -> str:
+    """What a figure says of replicates under the pointer; nothing of unfinished ones, which are in none."""
+    done = finished(group)
+    if not done:
+        return ""
+    which = f"n = {len(done)} seeds, mean ± 95 % interval" if len(done) > 1 else f"run {escape(done[0].run_id)}"
+    known = [f"{SHORT[name]} {value}" for name in LABELS if (value := interval(done, name))]
+    page = ["<i>has a feature page: click</i>"] * any(Path(point.folder, PAGE).is_file() for point in done)
+    label = escape(groups.label(group[0], seed=len(group) == 1))
+    return "<br>".join([f"<b>{label}</b>", which, *known[:HOVERED], *page])
 
 
 def pack(data: dict[str, Any]) -> str:

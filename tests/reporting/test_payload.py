@@ -2,7 +2,6 @@ import base64
 import json
 
 import numpy as np
-import pytest
 
 from sae_cli.reporting.collect import collect
 from sae_cli.reporting.groups import Groups
@@ -42,10 +41,10 @@ def test_columns_have_an_entry_for_every_point(tmp_path):
     assert sorted(index for group in found["groups"]["members"] for index in group) == list(range(1, 24))
     frontier = next(column for column in found["table"] if column["head"] == "frontier")
     assert [i for i, text in enumerate(frontier["values"]) if text] == [1]
-    for place, group in enumerate(found["groups"]["several"]):
-        members = [points[index] for index in found["groups"]["members"][group]]
-        assert found["groups"]["half"]["fvu"][place] == pytest.approx(interval(members, "fvu").half, rel=1e-5)
-        assert "seed" not in found["groups"]["label"][group]
+    for group, hover in zip(found["groups"]["members"], found["groups"]["hover"], strict=True):
+        members = [points[index] for index in group]
+        assert f"FVU {interval(members, 'fvu')}" in hover
+        assert ("seed" in hover.split("<br>")[0]) == (len(group) == 1)
 
 
 def test_places_in_heatmaps(tmp_path):

@@ -36,38 +36,19 @@ const done = points.table[0].values.map((state) => state === "done");
 const off = { family: new Set(), setting: new Set() };
 const visible = (place) => !off.family.has(String(place.family)) && !off.setting.has(String(place.setting));
 const members = (trace, index) => (trace.meta.of === "groups" ? groups.members[index].filter((one) => done[one]) : [index]);
-const HOVERED = 10; // metrics in a hover text; the table has all
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-const describe = (group) => {
-  const found = groups.members[group].filter((one) => done[one]);
-  const lines = [`<b>${escaped(groups.label[group])}</b>`];
-  lines.push(found.length > 1 ? `n = ${found.length} seeds, mean ± 95 % interval` : `run ${escaped(points.run[found[0]])}`);
-  for (const { head, metric, values } of metrics.slice(0, HOVERED)) {
-    const known = found.map((one) => values[one]).filter((value) => value !== null);
-    const half = groups.half[metric]?.[groups.several.indexOf(group)];
-    const width = half == null ? "" : ` ± ${Number(half.toPrecision(2))}`;
-    if (known.length) lines.push(`${head} ${Number(mean(known).toPrecision(4))}${width}`);
-  }
-  if (found.some((one) => points.link[one])) lines.push("<i>has a feature page: click</i>");
-  return lines.join("<br>");
-};
-
 // A figure's arrays and hover texts are made when it is first drawn or saved.
 const built = new Map();
 const figure = (key) => {
   if (!built.has(key)) {
     const { data, layout } = unpack(figures[key]);
     for (const trace of data.filter((one) => one.customdata)) {
-      const whole = trace.mode !== "lines";
-      const texts = new Map();
-      const made = (one) => {
-        if (trace.meta.of === "groups") return describe(one);
-        if (!whole) return escaped(points.label[one]);
-        return `run ${escaped(points.run[one])}, one of<br>${describe(groups.members.findIndex((group) => group.includes(one)))}`;
+      const about = (one) => {
+        if (trace.meta.of === "groups") return groups.hover[one];
+        if (trace.mode === "lines") return escaped(points.label[one]);
+        return `run ${escaped(points.run[one])}, one of<br>${groups.hover[groups.members.findIndex((group) => group.includes(one))]}`;
       };
-      const text = (one) => texts.get(one) ?? texts.set(one, made(one)).get(one);
-      trace.text = Array.from(trace.customdata, text);
-      const numbers = whole || !trace.hovertemplate ? "" : `<br>${trace.hovertemplate}`;
+      trace.text = Array.from(trace.customdata, about);
+      const numbers = trace.mode !== "lines" || !trace.hovertemplate ? "" : `<br>${trace.hovertemplate}`;
       trace.hovertemplate = `%{text}${numbers}<extra></extra>`;
     }
     built.set(key, { data, layout });

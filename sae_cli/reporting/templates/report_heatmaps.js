@@ -1,4 +1,5 @@
 // Heatmaps of any metric over lambda (or what else sets the sparsity) and gamma, one per nonlinearity.
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const unique = (values) => [...new Set(values)];
 const sorted = (values) => unique(values).sort((a, b) => a - b);
 const choose = (label, options, act) => {

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from sae_cli.dictionary.artifact import SAE, row_scale
-from sae_cli.evaluation.probe import HELD, f1, fit_dense, logits, probe_latents, random_control, shuffled
+from sae_cli.evaluation.probe import HELD, MEMORY, f1, fit_dense, logits, probe_latents, random_control, shuffled
 from sae_cli.evaluation.reconstruction import ratio
 
 FEWEST = 12
@@ -24,7 +24,7 @@ COSINE, SHARE = 0.025, 0.4
 """Least cosine with the probe, and least share of the projection, of a latent that absorbs."""
 
 
-def first_letter(saes: list[SAE], words: list[str], x_ND: Tensor) -> list[dict[str, Any]]:
+def first_letter(saes: list[SAE], words: list[str], x_ND: Tensor, memory_bytes: int = MEMORY) -> list[dict[str, Any]]:
     """Return the `first_letter` section of each SAE (docs/eval-format.md) from words and activations (N, D) at them."""
     letter_N = torch.tensor([ord(word[0]) - ord("a") for word in words], dtype=torch.int64, device=x_ND.device)
     y_LN = letter_N == torch.arange(26, device=x_ND.device)[:, None]
@@ -44,8 +44,9 @@ def first_letter(saes: list[SAE], words: list[str], x_ND: Tensor) -> list[dict[s
         return [section for _ in saes]
     sections = []
     for sae in saes:
-        pair = {"sae": sae, "random": random_control(sae, x_ND)}
-        found = {name: absorption(one, x_ND, held_N, y_LN[good], w_LD[good], c_L[good]) for name, one in pair.items()}
+        pair = {"sae": sae, "random": random_control(sae, x_ND, memory_bytes)}
+        probes = y_LN[good], w_LD[good], c_L[good]
+        found = {name: absorption(one, x_ND, held_N, *probes, memory_bytes) for name, one in pair.items()}
         means = {name: {key: fmean(values) for key, values in one.items()} for name, one in found.items()}
         columns = found["sae"] | {"words": y_LN[good].sum(1).tolist(), "probe_f1": f1_L[good].tolist()}
         by_letter = {ascii_lowercase[letters[i]]: {k: v[at] for k, v in columns.items()} for at, i in enumerate(good)}
@@ -54,7 +55,7 @@ def first_letter(saes: list[SAE], words: list[str], x_ND: Tensor) -> list[dict[s
 
 
 def absorption(
-    sae: SAE, x_ND: Tensor, held_N: Tensor, y_LN: Tensor, w_LD: Tensor, c_L: Tensor
+    sae: SAE, x_ND: Tensor, held_N: Tensor, y_LN: Tensor, w_LD: Tensor, c_L: Tensor, memory_bytes: int = MEMORY
 ) -> dict[str, list[float]]:
     """Return absorbed, silent, splitting and f1 of each letter, given labels (L, N) and probes (w, c) in raw units.
 
@@ -64,7 +65,7 @@ def absorption(
     cos(d_j, w) >= COSINE and gives at least SHARE of (x - b_dec) . w > 0. splitting: n; f1: its probe's on held-out
     words.
     """
-    logit_LKN, best_LS = probe_latents(sae, x_ND, held_N, y_LN[:, ~held_N], SIZES, signed=True)
+    logit_LKN, best_LS = probe_latents(sae, x_ND, held_N, y_LN[:, ~held_N], SIZES, True, memory_bytes)
     right_LN = (logits(x_ND[None], w_LD, c_L) > 0) & y_LN & held_N
     result: dict[str, list[float]] = {"absorbed": [], "silent": [], "splitting": [], "f1": []}
     for logit_KN, best_S, y_N, right_N, w_D in zip(logit_LKN, best_LS, y_LN, right_LN, w_LD, strict=True):

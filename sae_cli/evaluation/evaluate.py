@@ -14,12 +14,14 @@ from sae_cli.config.schema import Config, EvalConfig
 from sae_cli.device import choose_device
 from sae_cli.dictionary.artifact import SAE
 from sae_cli.errors import UserError
+from sae_cli.evaluation.absorption import first_letter
 from sae_cli.evaluation.composition import composition
 from sae_cli.evaluation.geometry import geometry
 from sae_cli.evaluation.ground_truth import GroundTruth
 from sae_cli.evaluation.language_model import spliced_losses
+from sae_cli.evaluation.probing import probing_tasks, sparse_probing
 from sae_cli.evaluation.reconstruction import Reconstruction, rows_within
-from sae_cli.evaluation.tasks import task_sections
+from sae_cli.evaluation.words import word_activations
 from sae_cli.files import write_json
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.subjects import Subject, open_runs
@@ -98,19 +100,34 @@ def _evaluate_group(subjects: Sequence[Subject], device: str) -> list[dict[str, 
         if settings.composition:
             section["composition"] = composition(sae.W_dec_FD, sums.fired_F > 0)
         sections.append(section)
-    if config.source.kind != "language_model" or not (settings.contexts or settings.words or settings.probe_rows):
-        return [finite(section) for section in sections]
-    model = LanguageModel(config.model, device)
-    for section, more in zip(sections, task_sections(saes, model, config, settings), strict=True):
-        section |= more
+    if config.source.kind == "language_model" and (settings.contexts or settings.words or settings.probe_rows):
+        for name, parts in _model_sections(saes, config, source.mean_D.to(device), device).items():
+            for section, part in zip(sections, parts, strict=True):
+                section[name] = part
+    return [finite(section) for section in sections]
+
+
+def _model_sections(saes: list[SAE], config: Config, mean_D: Tensor, device: str) -> dict[str, Sequence[Any]]:
+    """Return the sections that need the language model, of each SAE, as far as the settings ask for them.
+
+    All SAEs share its forward passes.
+    """
+    model, hook = LanguageModel(config.model, device), config.model.hook
+    settings, memory = config.eval, config.eval.memory_bytes
+    found: dict[str, Sequence[Any]] = {}
+    if settings.words:
+        words, x_ND = word_activations(model, hook, settings.words)
+        log.info("first letters: %d words", len(words))
+        found["first_letter"] = first_letter(saes, words, x_ND, memory)
+    if settings.probe_rows:
+        tasks = probing_tasks(model, config.text, hook, settings.probe_rows)
+        log.info("probing: %s", ", ".join(f"{name} {len(task.x_ND)} rows" for name, task in tasks.items()))
+        found["probing"] = sparse_probing(saes, tasks, memory)
     if settings.contexts:
         tokens = _contexts(model, config, settings.contexts)
         keep_first = config.model.prepend_bos and config.model.drop_bos
-        hook, mean_D = config.model.hook, source.mean_D.to(device)
-        losses = spliced_losses(model, tokens, hook, saes, mean_D, keep_first, settings.memory_bytes)
-        for section, loss in zip(sections, losses, strict=True):
-            section["language_model"] = loss
-    return [finite(section) for section in sections]
+        found["language_model"] = spliced_losses(model, tokens, hook, saes, mean_D, keep_first, memory)
+    return found
 
 
 def _read(

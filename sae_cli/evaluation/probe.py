@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from sae_cli.dictionary.artifact import SAE, row_scale
+from sae_cli.evaluation.reconstruction import rows_within
 from sae_cli.randomness import derive_seed
 
 RIDGE = 1e-4
@@ -17,8 +18,8 @@ RIDGES = (1e-3, 1e-2, 1e-1)
 ITERATIONS = 100
 HELD = 3
 """One of so many words or documents is held out."""
-NUMBERS = 2**24
-"""Latents (rows x F) that exist at a time."""
+MEMORY = 2**30
+"""Bytes that latents and what is computed of them may take at a time, unless a caller says otherwise."""
 
 
 def fit(x_PND: Tensor, y_PN: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
@@ -91,20 +92,20 @@ def f1(predicted_PN: Tensor, y_PN: Tensor) -> Tensor:
     return 2 * hits_P / (predicted_PN.sum(1) + y_PN.sum(1)).clamp(min=1)
 
 
-def latents(sae: SAE, x_ND: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def latents(sae: SAE, x_ND: Tensor, memory_bytes: int) -> Iterator[tuple[slice, Tensor]]:
     """Yield pieces of the rows and their latents (B, F), few enough for memory."""
-    size = max(1, NUMBERS // len(sae.W_dec_FD))
+    size = rows_within(memory_bytes, *sae.W_dec_FD.shape)
     for start in range(0, len(x_ND), size):
         piece = slice(start, start + size)
         yield piece, sae.encode(x_ND[piece])
 
 
-def differences(sae: SAE, x_ND: Tensor, y_PN: Tensor) -> Tensor:
+def differences(sae: SAE, x_ND: Tensor, y_PN: Tensor, memory_bytes: int = MEMORY) -> Tensor:
     """Return (P, F): each latent's mean where y holds less its mean elsewhere, over its standard deviation."""
     weight_PN = class_weights(y_PN) * torch.where(y_PN, 2, -2)
     away_PF = weight_PN.new_zeros(len(y_PN), len(sae.W_dec_FD))
     mean_F, square_F = weight_PN.new_zeros(2, len(sae.W_dec_FD))
-    for piece, acts_BF in latents(sae, x_ND):
+    for piece, acts_BF in latents(sae, x_ND, memory_bytes):
         acts_BF = acts_BF.double()
         away_PF += weight_PN[:, piece] @ acts_BF
         mean_F += acts_BF.sum(0) / len(x_ND)
@@ -114,16 +115,22 @@ def differences(sae: SAE, x_ND: Tensor, y_PN: Tensor) -> Tensor:
 
 
 def probe_latents(
-    sae: SAE, x_ND: Tensor, held_N: Tensor, y_PN: Tensor, sizes: Sequence[int], signed: bool
+    sae: SAE,
+    x_ND: Tensor,
+    held_N: Tensor,
+    y_PN: Tensor,
+    sizes: Sequence[int],
+    signed: bool,
+    memory_bytes: int = MEMORY,
 ) -> tuple[Tensor, Tensor]:
     """Return what probes of each size say of all rows, (P, K, N), and the latents (P, S) that they use, best first.
 
     y (P, n) labels the rows that are not held out; on these the best have the largest `differences` (signed or of
     either sign), and the probes are fitted. S is the largest size, F at most.
     """
-    away_PF = differences(sae, x_ND[~held_N], y_PN)
+    away_PF = differences(sae, x_ND[~held_N], y_PN, memory_bytes)
     best_PS = (away_PF if signed else away_PF.abs()).topk(min(max(sizes), len(sae.W_dec_FD))).indices
-    parts = [acts_BF[:, best_PS.flatten()] for _, acts_BF in latents(sae, x_ND)]
+    parts = [acts_BF[:, best_PS.flatten()] for _, acts_BF in latents(sae, x_ND, memory_bytes)]
     acts_PNS = torch.cat(parts).unflatten(1, best_PS.shape).transpose(0, 1)
     used_KS = torch.arange(best_PS.shape[1]) < torch.tensor(sizes)[:, None]
     acts_QNS = (acts_PNS[:, None] * used_KS[:, None].to(x_ND.device)).flatten(0, 1)
@@ -131,7 +138,7 @@ def probe_latents(
     return logits(acts_QNS, *probes).unflatten(0, (len(y_PN), len(sizes))), best_PS
 
 
-def random_control(sae: SAE, x_ND: Tensor) -> SAE:
+def random_control(sae: SAE, x_ND: Tensor, memory_bytes: int = MEMORY) -> SAE:
     """Return a ReLU SAE of random unit directions whose every latent fires on as many of the rows as the SAE's.
 
     The directions depend on the shape only; biases lie half way between the pre-activations of two rows.
@@ -139,10 +146,10 @@ def random_control(sae: SAE, x_ND: Tensor) -> SAE:
     latent_count, width = sae.W_dec_FD.shape
     generator = torch.Generator().manual_seed(derive_seed("random directions", latent_count, width))
     W_FD = normalize(torch.randn(latent_count, width, generator=generator), dim=1).to(x_ND)
-    fires_F = sum((acts_BF != 0).sum(0) for _, acts_BF in latents(sae, x_ND))
+    fires_F = sum((acts_BF != 0).sum(0) for _, acts_BF in latents(sae, x_ND, memory_bytes))
     assert isinstance(fires_F, Tensor)
     centred_ND = (x_ND / row_scale(x_ND) if sae.input_norm == "row" else x_ND) - sae.b_dec_D
-    size = max(1, NUMBERS // len(x_ND))
+    size = max(1, memory_bytes // (24 * len(x_ND)))
     biases = []
     for part_BD, fires_B in zip(W_FD.split(size), fires_F.split(size), strict=True):
         pre_BN = (part_BD @ centred_ND.T).sort(dim=1, descending=True).values

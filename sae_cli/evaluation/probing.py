@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_cli.config.schema_data import TextConfig
 from sae_cli.dictionary.artifact import SAE
 from sae_cli.evaluation.labels import TASKS, token_labels
-from sae_cli.evaluation.probe import HELD, f1, fit_dense, logits, probe_latents, random_control, shuffled
+from sae_cli.evaluation.probe import HELD, MEMORY, f1, fit_dense, logits, probe_latents, random_control, shuffled
 from sae_cli.evaluation.words import texts
 from sae_cli.randomness import derive_seed
 from sae_cli.sources.language_model import LanguageModel
@@ -73,7 +73,7 @@ def probing_tasks(model: LanguageModel, text: TextConfig, hook: str, rows: int) 
     return tasks
 
 
-def sparse_probing(saes: list[SAE], tasks: dict[str, Task]) -> list[dict[str, Any]]:
+def sparse_probing(saes: list[SAE], tasks: dict[str, Task], memory_bytes: int = MEMORY) -> list[dict[str, Any]]:
     """Return the `probing` section of each SAE; docs/eval-format.md defines each key."""
     by_task: list[dict[str, Any]] = [{} for _ in saes]
     for name, (x_ND, y_N, held_N) in tasks.items():
@@ -86,9 +86,9 @@ def sparse_probing(saes: list[SAE], tasks: dict[str, Task]) -> list[dict[str, An
         }
         shared["majority"] = _scores(torch.ones_like(dense_2N[0]), truth_N)
         for sae, section in zip(saes, by_task, strict=True):
-            own_2KN, _ = probe_latents(sae, x_ND, held_N, labels_2N, SIZES, signed=False)
-            control = random_control(sae, x_ND)
-            random_1KN, _ = probe_latents(control, x_ND, held_N, labels_2N[:1], SIZES, signed=False)
+            own_2KN, _ = probe_latents(sae, x_ND, held_N, labels_2N, SIZES, False, memory_bytes)
+            control = random_control(sae, x_ND, memory_bytes)
+            random_1KN, _ = probe_latents(control, x_ND, held_N, labels_2N[:1], SIZES, False, memory_bytes)
             section[name] = shared | {
                 key: {str(k): _scores(logit_N[held_N], truth_N) for k, logit_N in zip(SIZES, logit_KN, strict=True)}
                 for key, logit_KN in zip(("sae", "permuted", "random"), (*own_2KN, *random_1KN), strict=True)

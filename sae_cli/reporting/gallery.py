@@ -1,6 +1,5 @@
 """What a report shows, outside its page: its figures by name, its table and its best points, for other viewers."""
 
-import json
 import re
 from statistics import fmean
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sae_cli.reporting import figures
-from sae_cli.reporting.collect import LABELS, Point
+from sae_cli.reporting.collect import LABELS, Point, frame
 from sae_cli.reporting.groups import LADDER, Groups
 from sae_cli.reporting.look import SCALE, theme
 from sae_cli.reporting.report import HISTOGRAMS
@@ -66,15 +65,10 @@ def _plain(value: Any) -> Any:
 
 def table_of(points: list[Point]) -> list[dict[str, Any]]:
     """Return a row per point: run, state, the settings that vary, and the metrics that some point knows."""
-    keys = Groups(points).keys
-    names = dict.fromkeys(name for point in points for name in point.metrics)
-    rows = []
-    for point in points:
-        settings = {key: point.config.get(key) for key in keys}
-        settings = {key: json.dumps(value) if isinstance(value, list) else value for key, value in settings.items()}
-        metrics = {name: point.metrics.get(name) for name in names}
-        rows.append({"run": point.run_id, "state": point.state, **settings, **metrics})
-    return rows
+    table = frame(points).rename(columns=lambda name: name.removeprefix("config.")).convert_dtypes()
+    names = ["state", *Groups(points).keys, *(name for name in LABELS if table[name].notna().any())]
+    shown = table.rename(columns={"run_id": "run"})[["run", *names]].astype(object)
+    return shown.where(shown.notna(), None).to_dict("records")
 
 
 def summary_of(points: list[Point]) -> dict[str, Any]:

@@ -115,13 +115,7 @@ def differences(sae: SAE, x_ND: Tensor, y_PN: Tensor, memory_bytes: int = MEMORY
 
 
 def probe_latents(
-    sae: SAE,
-    x_ND: Tensor,
-    held_N: Tensor,
-    y_PN: Tensor,
-    sizes: Sequence[int],
-    signed: bool,
-    memory_bytes: int = MEMORY,
+    sae: SAE, x_ND: Tensor, held_N: Tensor, y_PN: Tensor, sizes: Sequence[int], signed: bool, memory_bytes: int = MEMORY
 ) -> tuple[Tensor, Tensor]:
     """Return what probes of each size say of all rows, (P, K, N), and the latents (P, S) that they use, best first.
 

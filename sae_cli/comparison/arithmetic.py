@@ -142,10 +142,8 @@ def arithmetic(
 ) -> dict[str, Any]:
     """Return the arithmetic test of targets on atoms with its controls, and the most composite targets.
 
-    within: both are one dictionary, and a target whose id is an atom's does not use that atom. Controls, each with as
-    many targets: sum_of_2 and sum_of_3, normalised sums of different random atoms with `recovered`, the share of
-    their constituents among as many chosen atoms; random_targets on the atoms; the targets on random_atoms, as many
-    as there are atoms.
+    within: both are one dictionary, and a target whose id is an atom's does not use that atom. docs/compare-format.md
+    defines the controls.
     """
     position = {latent: row for row, latent in enumerate(ids_F)}
     own_N = torch.tensor([position.get(latent, -1) if within else -1 for latent in ids_N], device=targets_ND.device)

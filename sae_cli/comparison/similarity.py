@@ -21,10 +21,7 @@ LISTED = 50
 def similarity(A_FD: Tensor, B_FD: Tensor, ids_A: list[int], ids_B: list[int]) -> dict[str, Any]:
     """Return how the directions A (F, D) and B (F', D) agree; row norms do not matter, ids name the rows.
 
-    mmcs_a: mean over A of the largest cosine with a direction of B; mmcs_b the other way round; random_a, random_b:
-    what as many random directions would give. unique_a, unique_b: share with no cosine of 0.2 in the other.
-    matched: mean cosine over the best one-to-one assignment (min(F, F') pairs); match says hungarian, or greedy above
-    8,192 directions: pairs by falling cosine, a lower bound. only_a, only_b: the unique directions, lowest first.
+    docs/compare-format.md defines the keys of `similarity`.
     """
     unit_AD, unit_BD = normalize(A_FD.float(), dim=1), normalize(B_FD.float(), dim=1)
     best_A, _, best_B, _ = nearest(unit_AD, unit_BD)

@@ -20,10 +20,7 @@ OVERLAP = 0.5
 def splitting(narrow: SAE, wide: SAE, alive_N: Tensor, alive_W: Tensor, rows: Iterable[Tensor]) -> dict[str, Any]:
     """Return the children of every alive narrow latent among the alive wide latents; alive_*: their ids.
 
-    A wide latent's parent is the narrow latent with the largest cosine; it is this latent's child if the cosine is at
-    least 0.5 and the parent fires on at least half of the child's rows. rows: batches (B, D) in raw units.
-    Each child is fitted as c_1 parent + c_2 other, c >= 0, the other being any alive narrow latent: `explained` holds
-    the share by the parent and by both, `sum` whether both explain 0.8 and the parent alone at most 0.6.
+    docs/compare-format.md defines children and the keys of `splitting`. rows: batches (B, D) in raw units.
     """
     unit_ND = normalize(narrow.W_dec_FD[alive_N].float(), dim=1)
     unit_WD = normalize(wide.W_dec_FD[alive_W].float(), dim=1)

@@ -59,11 +59,7 @@ def absorption(
 ) -> dict[str, list[float]]:
     """Return absorbed, silent, splitting and f1 of each letter, given labels (L, N) and probes (w, c) in raw units.
 
-    Main latents: the best n of SIZES by mean difference, n the last at which a probe's F1 on train words exceeds that
-    of every smaller n by RISE. Over held-out words of the letter with w x + c > 0: `silent` is the share on which all
-    of them are 0; `absorbed` the share on which, besides, the latent j with the largest contribution f_j d_j . w has
-    cos(d_j, w) >= COSINE and gives at least SHARE of (x - b_dec) . w > 0. splitting: n; f1: its probe's on held-out
-    words.
+    docs/eval-format.md (First letters) defines these and how main latents are chosen, here among SIZES and by RISE.
     """
     logit_LKN, best_LS = probe_latents(sae, x_ND, held_N, y_LN[:, ~held_N], SIZES, True, memory_bytes)
     right_LN = (logits(x_ND[None], w_LD, c_L) > 0) & y_LN & held_N

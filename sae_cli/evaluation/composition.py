@@ -22,11 +22,9 @@ FEWEST = 16
 
 
 def composition(W_FD: Tensor, alive_F: Tensor, seed: int = 0) -> dict[str, float | int | None]:
-    """Return the `composition` section: ev of a BatchTopK meta-SAE (F/4 latents, 4 active) on alive unit directions.
+    """Return the `composition` section (docs/eval-format.md); alive_F is a bool mask.
 
-    ev = 1 - sum ||w - w_hat||^2 / sum ||w - mean||^2; high: directions are sparse sums of fewer parts. random_ev: of
-    as many random directions, the floor that a quarter as many meta-latents reach on anything. Both None below 16
-    alive directions. A pure function of its arguments on one device.
+    random_ev is the floor that a quarter as many meta-latents reach on anything. A pure function on one device.
     """
     unit_ND = normalize(W_FD[alive_F].float(), dim=1)
     count, width = unit_ND.shape

@@ -32,11 +32,8 @@ def nearest_cosines(
 ) -> tuple[dict[str, float | None], Tensor]:
     """Return statistics of the cosines between directions, and each direction's nearest cosine (N,).
 
-    W_FD may have any row norms; zero rows are no directions and are left out, like those not in the bool mask alive_F.
-    At most tile x F cosines exist at a time. nearest_*: over each direction's largest cosine with another. topK: mean
-    over directions of the K-th largest, None if there are not K others. mean_abs: over all pairs. hub: the latent that
-    is the nearest of most others, hub_in_degree: of how many; hub10_share: share of directions whose nearest is one of
-    the ten greatest hubs.
+    The statistics are S of docs/eval-format.md. W_FD may have any row norms; zero rows are no directions and are left
+    out, like those not in the bool mask alive_F. At most tile x F cosines exist at a time.
     """
     norm_F = W_FD.norm(dim=1)
     valid_F = (norm_F > 0) & norm_F.isfinite()
@@ -110,10 +107,9 @@ def random_histogram(count: int, width: int) -> list[float]:
 
 
 def geometry(W_dec_FD: Tensor, alive_F: Tensor, memory_bytes: int = 2**30) -> dict[str, object]:
-    """Return the `geometry` section for all latents and for those of the bool mask alive_F.
+    """Return the `geometry` section (docs/eval-format.md); alive_F is a bool mask.
 
-    Histograms are shares of directions per bin, each summing to 1. self_mmcs is the mean nearest cosine of alive
-    directions (the decoder's MMCS with itself). Cosines that exist at a time take at most memory_bytes.
+    Cosines that exist at a time take at most memory_bytes.
     """
     tile = max(1, min(1024, memory_bytes // (12 * len(W_dec_FD))))
     every, nearest_F = nearest_cosines(W_dec_FD, tile)

@@ -63,7 +63,7 @@ class GroundTruth:
         self._alone_2Q += torch.stack([alone_BQ.sum(0).double(), silent_BQ.sum(0).double()])
 
     def section(self) -> dict[str, object]:
-        """Return the section; docs/eval-format.md defines each key. A mean of nothing is NaN."""
+        """Return the section (docs/eval-format.md); a mean of nothing is NaN."""
         hits_P, fires_P, present_P, size_P, strength_P = self._pairs_5P.cpu()
         scores = {
             "precision": hits_P / fires_P.clamp(min=1),
@@ -88,11 +88,7 @@ class GroundTruth:
 def directions(cosine_GF: Tensor) -> tuple[dict[str, object], Tensor, Tensor]:
     """Return what signed cosines tell, and the matched pairs: true features (P,), ascending, and their latents (P,).
 
-    mcc: mean |cos| over the matched pairs. mmcs: mean over true features of the largest |cos| with a direction.
-    unique: number of distinct latents that are some true feature's largest |cos|, over G. found, found_80: share of
-    true features with a (signed) cosine above 0.95, 0.8. heatmap: signed cosines, true features (the first 64) x
-    latents (64 of them: those matched to these features, in their order, then the others by their largest |cos|);
-    heatmap_latents: the latents' indices.
+    The first are the keys mcc to found_80, heatmap and heatmap_latents of docs/eval-format.md.
     """
     size_GF = cosine_GF.abs()
     best_G, latent_G = size_GF.max(dim=1)

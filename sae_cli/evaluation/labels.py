@@ -11,11 +11,8 @@ TASKS = ("number", "capital", "parentheses", "quotation", "first_sentence", "sen
 def token_labels(pieces: list[str], begins: bool) -> np.ndarray:
     """Return labels (task, token) of one document's part in a context: 1, 0, or -1 where nothing can be said.
 
-    pieces: the text of each token, empty for special tokens, which have no labels; begins: the document begins here.
-    number: holds a digit. capital: the word that its first letter is part of begins with a capital. parentheses,
-    quotation: its last character stands between a pair that this part closes; -1 if it may between others.
-    first_sentence: likewise, up to the first of .!? before a space. sentence_start: directly behind such a mark.
-    punctuation_next: the next token begins with punctuation.
+    docs/eval-format.md (Sparse probing) defines the tasks. pieces: the text of each token, empty for special tokens,
+    which have no labels; begins: the document begins here.
     """
     text = "".join(pieces)
     capital, first = np.full((2, len(text)), -1)

@@ -34,10 +34,9 @@ def spliced_losses(
 ) -> list[dict[str, float]]:
     """Return the `language_model` section of each SAE from one pass over batches of tokens (C, T).
 
-    Cross-entropies are means over all next-token predictions, T-1 per context, in nats. The clean, zero-ablated and
-    mean-ablated (mean_D, raw units) passes are shared by all SAEs. keep_first: the first row of each context (BOS)
-    keeps its value in every replacement. recovered_zero = (CE_zero - CE_sae) / (CE_zero - CE_clean), recovered_mean
-    alike; kl is KL(clean || sae). Logits take at most memory_bytes, but are of one whole context at least.
+    docs/eval-format.md defines its keys. The clean, zero-ablated and mean-ablated (mean_D, raw units) passes are shared
+    by all SAEs. keep_first: the first row of each context (BOS) keeps its value in every replacement. Logits take at
+    most memory_bytes, but are of one whole context at least.
     """
     ablations: list[Replacement] = [torch.zeros_like, lambda x_CTD: mean_D.to(x_CTD).expand_as(x_CTD)]
     replacements = ablations + [_reconstruction(sae, memory_bytes) for sae in saes]

@@ -58,13 +58,7 @@ class Reconstruction:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Return the `reconstruction` section; a ratio with a zero denominator is NaN.
-
-        l0, l1, sqrt_l1: means over rows of the number, sum and sum of square roots of active latents, of their size
-        where they may be negative (units of the scaled input). mse: squared error summed over D (raw units squared).
-        nmse = E||e||^2 / E||x||^2. shrinkage = E||x_hat||^2 / E<x, x_hat>, below 1 if reconstructions are too short
-        (arXiv 2404.16014 eq. 10).
-        """
+        """Return the `reconstruction` section (docs/eval-format.md); a ratio with a zero denominator is NaN."""
         l1, sqrt_l1, error, square, square_hat, product = self._sums.tolist()
         variance = float(self._centred_square - self._centred_D.square().sum() / max(self.rows, 1))
         fvu = ratio(error, variance)
@@ -80,10 +74,7 @@ class Reconstruction:
         }
 
     def latents(self) -> dict[str, object]:
-        """Return the `latents` section: shares of dead and dense latents and the density histogram.
-
-        Density is the share of rows on which a latent fires. Dead latents have no log10 density and are in no bin.
-        """
+        """Return the `latents` section (docs/eval-format.md)."""
         density_F = self.fired_F.cpu().numpy() / max(self.rows, 1)
         alive_F = density_F[density_F > 0]
         counts, _ = np.histogram(np.log10(alive_F), bins=DENSITY_EDGES)

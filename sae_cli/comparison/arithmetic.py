@@ -191,21 +191,10 @@ def _distinct(drawn_NT: Tensor) -> Tensor:
 def _examples(fit: Fit, ids_N: list[int], ids_F: list[int]) -> list[dict[str, Any]]:
     """Return the composite targets that gain most over their best single atom, with their constituents."""
     gain_N = (fit.explained_NT[:, -1] - fit.explained_NT[:, 0]).masked_fill(~fit.composite_N, -1)
-    rows = [row for row in gain_N.argsort(descending=True, stable=True)[:EXAMPLES].tolist() if gain_N[row] >= 0]
-    return [
-        {
-            "id": ids_N[row],
-            "explained": fit.explained_NT[row].tolist(),
-            "terms": [
-                {"id": ids_F[atom], "coefficient": coefficient, "cosine": cosine}
-                for atom, coefficient, cosine in zip(
-                    fit.atoms_NT[row].tolist(),
-                    fit.coefficients_NT[row].tolist(),
-                    fit.cosines_NT[row].tolist(),
-                    strict=True,
-                )
-                if coefficient > 0
-            ],
-        }
-        for row in rows
-    ]
+    examples = []
+    for row in gain_N.argsort(descending=True, stable=True)[: min(EXAMPLES, int(fit.composite_N.sum()))].tolist():
+        columns = (fit.atoms_NT[row], fit.coefficients_NT[row], fit.cosines_NT[row])
+        terms = zip(*(column.tolist() for column in columns), strict=True)
+        names = [{"id": ids_F[atom], "coefficient": c, "cosine": cosine} for atom, c, cosine in terms if c > 0]
+        examples.append({"id": ids_N[row], "explained": fit.explained_NT[row].tolist(), "terms": names})
+    return examples

@@ -166,19 +166,40 @@ def read(
 
 
 class Vocabulary:
-    """The tokens that a page uses, each once."""
+    """The texts of the tokens that a page uses, each once."""
 
     def __init__(self, model: LanguageModel | None) -> None:
         self._model = model
-        self._index: dict[int, int] = {}
+        self._index: dict[int | str, int] = {}
+        self._parts: set[int] = set()
+        """Tokens that are no whole character."""
         self.words: list[str] = []
 
     def index(self, token: int) -> int:
-        """Return the token's index in `words`."""
+        """Return the index in `words` of a token by itself."""
         if token not in self._index and self._model:
-            self._index[token] = len(self.words)
-            self.words.append(self._model.token_text(token))
+            if "\ufffd" in self._model.tokenizer.decode([token]):
+                self._parts.add(token)
+            self._place(token, self._model.token_text(token))
         return self._index[token]
+
+    def indices(self, tokens: list[int]) -> list[int]:
+        """Return the index of each token of a text; the last of those that make up one character shows it."""
+        found = [self.index(token) for token in tokens]
+        for end, first in ((i, max(0, i - 3)) for i, token in enumerate(tokens) if token in self._parts):
+            assert self._model
+            for begin in range(end - 1, first - 1, -1):
+                text = self._model.tokenizer.decode(tokens[begin : end + 1])
+                if tokens[begin] in self._parts and "\ufffd" not in text:
+                    found[end] = self._place(text, text)
+                    break
+        return found
+
+    def _place(self, key: int | str, text: str) -> int:
+        if key not in self._index:
+            self._index[key] = len(self.words)
+            self.words.append(text)
+        return self._index[key]
 
 
 def _examples(
@@ -199,7 +220,7 @@ def _examples(
                 "position": position,
                 "value": _short(window[extent.before]),
                 "at": position - begin,
-                "t": [vocabulary.index(token) for token in tokens[begin:end]],
+                "t": vocabulary.indices(tokens[begin:end]),
                 "a": _short(window[first : first + end - begin]) if tokens else [],
             }
         )

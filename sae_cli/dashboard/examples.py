@@ -65,18 +65,13 @@ class Statistics:
     def add(self, acts_NL: Tensor) -> None:
         """Take rows that follow."""
         bins = self.counts_LH.shape[1]
-        latent_M, value_M = _entries(acts_NL)
+        row_M, latent_M = acts_NL.nonzero(as_tuple=True)
+        value_M = acts_NL[row_M, latent_M]
         self.rows += len(acts_NL)
         self.fired_L += latent_M.bincount(minlength=len(self.fired_L))
         self.sum_L += latent_M.bincount(value_M.double(), minlength=len(self.fired_L))
         bin_M = (torch.bucketize(value_M.abs(), self.edges, right=True) - 1).clamp(0, bins - 1)
         self.counts_LH += (latent_M * bins + bin_M).bincount(minlength=self.counts_LH.numel()).view_as(self.counts_LH)
-
-
-def _entries(acts_NL: Tensor) -> tuple[Tensor, Tensor]:
-    """Return latent and value (M,) of the activations that are not 0."""
-    row_M, latent_M = acts_NL.nonzero(as_tuple=True)
-    return latent_M, acts_NL[row_M, latent_M]
 
 
 def sample_keys(acts_CTL: Tensor, context_C: Tensor, seed: int) -> Tensor:

@@ -114,7 +114,8 @@ class SAEStack:
         learned_KF, buffers_KF = (
             {name: state.pop(f"{name}_KF") for name in held} for held in (self.learned_KF, self.buffers_KF)
         )
-        return SAEStack(settings, **state, learned_KF=learned_KF, buffers_KF=buffers_KF, centre_KD=centre_KD)
+        vectors = {"learned_KF": learned_KF, "buffers_KF": buffers_KF}
+        return replace(self, settings=settings, centre_KD=centre_KD, **state, **vectors)
 
     def freeze(self) -> "SAEStack":
         """Return this stack as the first stage, by whose b_dec all stages are centred."""
@@ -126,7 +127,6 @@ class SAEStack:
 
         Decoder biases add; k adds, too.
         """
-
         joined = {
             name: torch.cat([tensor, later.state()[name]], dim=2 if name == "W_enc_KDF" else 1)
             for name, tensor in self.state().items()

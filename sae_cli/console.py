@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
+from rich.filesize import decimal
 
 
 def emit(value: Any) -> None:
@@ -40,13 +41,7 @@ def facts(pairs: Sequence[tuple[str, Any]]) -> None:
 
 def size(amount: float | None) -> str:
     """Return bytes for people, such as `51.2 MB` (powers of 1000); `unknown` for None."""
-    if amount is None:
-        return "unknown"
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(amount) < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
+    return "unknown" if amount is None else decimal(int(amount))
 
 
 def count(amount: int | None) -> str:

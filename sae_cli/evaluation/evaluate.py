@@ -143,7 +143,10 @@ def _read(
     features = 0 if source.true_GD is None else len(source.true_GD)
     latents = max(len(sae.W_dec_FD) for sae in saes)
     size = min(settings.batch, rows_within(settings.memory_bytes, latents, source.d_model, features))
-    for x_BD, strengths_BG in _validation(source, size):
+    batches: Iterator[tuple[Tensor, Tensor | None]] = ((x_BD, None) for x_BD in source.validation(size))
+    if isinstance(source, SyntheticSource):
+        batches = source.validation_features(size)
+    for x_BD, strengths_BG in batches:
         if settings.rows:
             x_BD = x_BD[: settings.rows - rows]
         x_BD = x_BD.to(device).float()
@@ -159,15 +162,6 @@ def _read(
     if not rows:
         raise UserError("the validation part is empty; set cache.validation_tokens above 0 and cache again")
     return list(zip(sums, truths, strict=True))
-
-
-def _validation(source: ActivationSource, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield the validation rows (B, D) and, of a synthetic source, the true strengths (B, G)."""
-    if isinstance(source, SyntheticSource):
-        yield from source.validation_features(size)
-    else:
-        for x_BD in source.validation(size):
-            yield x_BD, None
 
 
 def _contexts(model: LanguageModel, config: Config, limit: int) -> Iterator[Tensor]:

@@ -41,8 +41,6 @@ TABS = {
     "bias_p50": "bias, median",
     "bias_p95": "bias, 95 %",
     "neighbour_recall": "neighbours seen",
-    "neighbour_gap": "neighbour gap",
-    "step_seconds": "step time",
 }
 
 

@@ -58,16 +58,20 @@ class TopK(Nonlinearity):
     resampled_norm = 1.0
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
+        """Return z = max(m + b, 0) where it is among its row's k largest, else 0."""
         z = m + P["b_enc"].to(m.dtype)
         return _TopK.apply(z, [min(sae.k, z.shape[-1]) for sae in settings])
 
     def revived(self, m: Tensor, P: Parameters) -> Tensor:
+        """Return max(m + b, 0)."""
         return torch.relu(m + P["b_enc"].to(m.dtype))
 
     def reach(self, settings: SAEConfig) -> float:
+        """Return 0: a latent that is not selected has no gradient."""
         return 0.0
 
     def entries(self, m_BF: Tensor, offset_F: Tensor, k: int, find: Find) -> tuple[Entries, Tensor] | None:
+        """Return the k largest of each row."""
         return find(m_BF, offset_F, min(k, m_BF.shape[1]))
 
     def at_entries(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
@@ -89,6 +93,7 @@ class BatchTopK(TopK):
         return {"threshold": -1.0}
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
+        """Return z = max(m + b, 0) where it is among the batch's k B largest, else 0."""
         z = m + P["b_enc"].to(m.dtype)
         return _BatchTopK.apply(z, [sae.k * z.shape[-2] for sae in settings])
 
@@ -117,6 +122,7 @@ class BatchTopK(TopK):
         threshold.copy_(torch.where(smallest.isfinite(), moved, threshold))
 
     def infer(self, m: Tensor, P: Parameters, k: int) -> Tensor:
+        """Return z where it is at least the threshold, else 0."""
         z = torch.relu(m + P["b_enc"])
         return torch.where(z >= P["threshold"], z, 0)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,12 +111,10 @@ class SAEStack:
 
     def _of(self, settings: Sequence[SAEConfig], state: dict[str, Tensor], centre_KD: Tensor | None) -> "SAEStack":
         """Return the stack that has this `state`, without its history."""
-        state = {name: tensor.detach() for name, tensor in state.items()}
-        learned_KF, buffers_KF = (
-            {name: state.pop(f"{name}_KF") for name in held} for held in (self.learned_KF, self.buffers_KF)
-        )
-        vectors = {"learned_KF": learned_KF, "buffers_KF": buffers_KF}
-        return replace(self, settings=settings, centre_KD=centre_KD, **state, **vectors)
+        plain: dict[str, Any] = {name: tensor.detach() for name, tensor in state.items()}
+        for held in ("learned_KF", "buffers_KF"):
+            plain[held] = {name: plain.pop(f"{name}_KF") for name in getattr(self, held)}
+        return replace(self, settings=settings, centre_KD=centre_KD, **plain)
 
     def freeze(self) -> "SAEStack":
         """Return this stack as the first stage, by whose b_dec all stages are centred."""

@@ -59,10 +59,10 @@ def penalty_effect(groups: Groups) -> list[Row]:
     Where there are several seeds only lambdas that all of them have count, so that seeds differ in the seed alone.
     """
     rows = []
-    for key, pairs in _pairs(_finished(groups)):
+    for (family, setting, rest), pairs in _pairs(_finished(groups)):
         known = {name: pairs.dropna(subset=[name, f"{name}_off"]) for name in COMPARED if name in pairs}
         values = {name: _change(found, name) for name, found in known.items() if len(found)}
-        rows.append(Row(*key, len(pairs), values))
+        rows.append(Row(family, setting, rest, len(pairs), values))
     return rows
 
 
@@ -114,7 +114,8 @@ def penalty_cost(groups: Groups) -> list[Row]:
         if key in pairs:
             values |= _overhead(pairs[key], stacks, groups.variant)
         if values:
-            rows.append(Row(*key, len(members), values))
+            family, setting, rest = key
+            rows.append(Row(family, setting, rest, len(members), values))
     return rows
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
-from rich.filesize import decimal
 
 
 def emit(value: Any) -> None:
@@ -41,6 +40,8 @@ def facts(pairs: Sequence[tuple[str, Any]]) -> None:
 
 def size(amount: float | None) -> str:
     """Return bytes for people, such as `51.2 MB` (powers of 1000); `unknown` for None."""
+    from rich.filesize import decimal
+
     return "unknown" if amount is None else decimal(int(amount))
 
 

@@ -55,48 +55,40 @@ def scatter(
     Points that stand out are full symbols (capitals in ASCII) and are drawn over the others.
     """
     points = sorted((best, i, x, y) for i, members in enumerate(series.values()) for x, y, best in members)
-    x_axis, y_axis = (_Axis(list(values)) for values in list(zip(*points, strict=True))[2:])
-    margin = max(map(len, y_axis.ticks))
+    (x_kind, x_N, x_ticks), (y_kind, y_N, y_ticks) = map(_axis, list(zip(*points, strict=True))[2:])
+    margin = max(map(len, y_ticks))
     across = max(24, width - margin - 2)
     grid = [[" "] * across for _ in range(height)]
-    for best, index, x, y in points:
+    for (best, index, *_), x, y in zip(points, x_N, y_N, strict=True):
         symbol = (FULL if best else HOLLOW)[ascii_only][index % 6]
-        grid[round((1 - y_axis.at(y)) * (height - 1))][round(x_axis.at(x) * (across - 1))] = symbol
+        grid[round((1 - y) * (height - 1))][round(x * (across - 1))] = symbol
     bar, corner, line, tick = [*FRAME[ascii_only]]
-    names = dict(zip((height - 1, height // 2, 0), y_axis.ticks, strict=True))
-    low, middle, high = x_axis.ticks
+    names = dict(zip((height - 1, height // 2, 0), y_ticks, strict=True))
+    low, middle, high = x_ticks
     legend = [f"{FULL[ascii_only][index % 6]} {name}" for index, name in enumerate(series)]
     legend += [f"{'capitals' if ascii_only else 'full'}: on the frontier"]
     lines = [
-        labels[1] + y_axis.kind,
+        labels[1] + y_kind,
         *(f"{names.get(number, ''):>{margin}} {bar}{''.join(row)}" for number, row in enumerate(grid)),
         f"{'':{margin}} {corner}{line * (across // 2)}{tick}{line * (across - across // 2 - 1)}",
         f"{'':{margin}}  {low:{across // 2 - len(middle) // 2}}{middle:{(across - 1) // 2 + len(middle) // 2}}"[
             : margin + 2 + across - len(high)
         ]
         + high,
-        f"{labels[0] + x_axis.kind:^{width}}",
+        f"{labels[0] + x_kind:^{width}}",
         *textwrap.wrap("   ".join(entry.replace(" ", "\xa0") for entry in legend), width),
     ]
     return [clip(one.replace("\xa0", " "), width, ascii_only) for one in lines]
 
 
-class _Axis:
-    """Maps values to 0..1; ticks at both ends and the middle."""
-
-    def __init__(self, values: list[float]) -> None:
-        self.log = _logarithmic(values)
-        self.kind = " (log)" if self.log else ""
-        low, high = min(values), max(values)
-        self.start, self.size = self._scaled(low), self._scaled(high) - self._scaled(low)
-        self.ticks = [f"{v:.3g}" for v in (low, math.sqrt(low * high) if self.log else (low + high) / 2, high)]
-
-    def _scaled(self, value: float) -> float:
-        return math.log(value) if self.log else value
-
-    def at(self, value: float) -> float:
-        """Return where a value stands; the middle if all values are one."""
-        return (self._scaled(value) - self.start) / self.size if self.size else 0.5
+def _axis(values: Sequence[float]) -> tuple[str, list[float], list[str]]:
+    """Kind of an axis, where its values stand (0..1; the middle if all are one), ticks at its ends and its middle."""
+    low, high, log = min(values), max(values), _logarithmic(values)
+    scaled = np.log(values) if log else np.array(values, dtype=float)
+    size = float(np.ptp(scaled))
+    places = (scaled - scaled.min()) / size if size else np.full(len(scaled), 0.5)
+    ticks = (low, math.sqrt(low * high) if log else (low + high) / 2, high)
+    return " (log)" * log, places.tolist(), [f"{tick:.3g}" for tick in ticks]
 
 
 def _logarithmic(values: Sequence[float]) -> bool:

@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 export WANDB_MODE ?= offline
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check bench bench-sweep tiny-model clean
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check interop-check bench bench-sweep tiny-model clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,7 +27,7 @@ test: $(INSTALLED) ## the fast tests
 	$(BIN)/python -m pytest -q
 
 test-all: $(INSTALLED) ## every test but those that need a GPU; SLURM and browser tests need tests/slurm/start_slurm.sh and chromium
-	$(BIN)/python -m pytest -q -m 'not gpu'
+	$(BIN)/python -m pytest -q -m 'not gpu and not peers'
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -44,6 +44,10 @@ sweep-smoke: $(INSTALLED) ## a small sweep in seconds
 
 report: $(INSTALLED) ## the report of RUNS (default runs/demo)
 	$(BIN)/sae report $(or $(RUNS),runs/demo)
+
+interop-check: $(INSTALLED) ## exported SAEs through the real SAELens, dictionary_learning and sparsify
+	$(BIN)/pip install -q --no-deps --upgrade --target .peers -r tests/interop/requirements-peers.txt
+	PYTHONPATH=.peers $(BIN)/python -m pytest -q -m peers tests/interop
 
 gpu-check: ## the GPU tests, from a checkout, with PYTHON as it is (no .venv)
 	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests

@@ -1,6 +1,5 @@
 """Commands that give SAEs to other libraries and take theirs: export and import."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,8 +36,9 @@ def export(
     from sae_cli.interop.card import model_card, training_figure
     from sae_cli.interop.reading import load_foreign
     from sae_cli.interop.writing import save_foreign
+    from sae_cli.library import load_sae
 
-    sae, folder = open_sae(path), out or path / to
+    sae, folder = load_sae(path), out or path / to
     if folder.resolve() == path.resolve():
         raise UserError(f"--out {folder} is what is exported; give another folder")
     save_foreign(folder, sae, to, unit)
@@ -71,26 +71,16 @@ def import_(
 ) -> None:
     """Turn another library's SAE into ours; `sae eval` and the rest also read it where it is."""
     from sae_cli.dictionary.artifact import save_sae
+    from sae_cli.library import load_sae
 
     if (out / "config.yaml").exists() or (out / "cfg.json").exists():
         raise UserError(f"--out {out} already holds an SAE or a run; give a new folder")
-    sae = open_sae(path)
+    sae = load_sae(path)
     out.mkdir(parents=True, exist_ok=True)
     save_sae(out, sae)
     width, latents = sae.W_enc_DF.shape
     result = {"folder": str(out), "nonlinearity": sae.nonlinearity, "d_in": width, "d_sae": latents}
     emit(result) if as_json else facts(list(result.items()))
-
-
-def open_sae(path: Path) -> "SAE":
-    """Return the SAE of a run or a folder of any library's layout; UserError if there is none."""
-    from sae_cli.dictionary.artifact import load_sae
-    from sae_cli.interop.layouts import recognise
-    from sae_cli.interop.reading import load_foreign
-
-    if not os.path.isdir(path):
-        raise UserError(f"{path} is not a folder; give a run or the folder of an SAE")
-    return load_foreign(path) if recognise(path) else load_sae(path)
 
 
 def compared(sae: "SAE", other: "SAE", unit: bool) -> float:

@@ -19,7 +19,14 @@ invoke = CliRunner().invoke
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    words = ["experiment=three_features", "train=quick", "tracker=jsonl", "train.log_every=5", f"runs_dir={folder}"]
+    words = [
+        "experiment=three_features",
+        "train.tokens=50000",
+        "train.batch=256",
+        "tracker=jsonl",
+        "train.log_every=20",
+        f"runs_dir={folder}",
+    ]
     result = invoke(app, ["train", *words, "--json"])
     assert result.exit_code == 0, result.output
     (path,) = (file.parent for file in folder.glob("*/*/cfg.json"))
@@ -35,7 +42,7 @@ def test_a_run_is_exported_with_a_card_and_read_again(run: Path, library: str, t
     assert told["difference"] < 1e-5
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\ntags:\n- sparse-autoencoder\n")
-    assert "sae train experiment=three_features" in card
+    assert "sae train experiment=three_features train.tokens=50000" in card
     evaluation = json.loads((run / "eval.json").read_text())
     assert f"| reconstruction.fvu | {evaluation['reconstruction']['fvu']:.6g} |" in card
     assert (run / "config.yaml").read_text().rstrip() in card

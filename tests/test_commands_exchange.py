@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from sae_cli.cli import app
 from sae_cli.dictionary.artifact import load_sae, save_sae
+from sae_cli.files import read_json
 from sae_cli.interop.reading import load_foreign
 from tests.interop.test_writing import example
 
@@ -43,7 +44,7 @@ def test_a_run_is_exported_with_a_card_and_read_again(run: Path, library: str, t
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\ntags:\n- sparse-autoencoder\n")
     assert "sae train experiment=three_features train.tokens=50000" in card
-    evaluation = json.loads((run / "eval.json").read_text())
+    evaluation = read_json(run / "eval.json")
     assert f"| reconstruction.fvu | {evaluation['reconstruction']['fvu']:.6g} |" in card
     assert (run / "config.yaml").read_text().rstrip() in card
     assert "![FVU and L0 in training](training.svg)" in card

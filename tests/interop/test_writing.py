@@ -12,6 +12,7 @@ from torch.nn.functional import linear, relu
 
 from sae_cli.dictionary.artifact import SAE
 from sae_cli.errors import UserError
+from sae_cli.files import read_json
 from sae_cli.interop.layouts import recognise
 from sae_cli.interop.reading import load_foreign
 from sae_cli.interop.writing import save_foreign
@@ -51,7 +52,7 @@ def check(sae: SAE, x_BD: Tensor, theirs: tuple[Tensor, Tensor], folder: Path) -
 def test_saelens(tmp_path: Path, kind: str, norm: str) -> None:
     sae, x_BD = example(kind, norm), rows(D)
     save_foreign(tmp_path, sae, "saelens")
-    cfg, P = json.loads((tmp_path / "cfg.json").read_text()), load_file(tmp_path / "sae_weights.safetensors")
+    cfg, P = read_json(tmp_path / "cfg.json"), load_file(tmp_path / "sae_weights.safetensors")
     assert recognise(tmp_path) == "SAELens"
     assert cfg["metadata"]["hook_name"] == "blocks.3.hook_resid_post"
     assert (cfg["metadata"]["model_name"], cfg["metadata"]["prepend_bos"]) == ("gpt2", False)
@@ -72,7 +73,7 @@ def test_dictionary_learning(tmp_path: Path, kind: str) -> None:
 def test_sparsify(tmp_path: Path) -> None:
     sae, x_BD = example("topk"), rows(D)
     save_foreign(tmp_path, sae, "sparsify")
-    P, cfg = load_file(tmp_path / "sae.safetensors"), json.loads((tmp_path / "cfg.json").read_text())
+    P, cfg = load_file(tmp_path / "sae.safetensors"), read_json(tmp_path / "cfg.json")
     acts_BF = top(relu(linear(x_BD - P["b_dec"], P["encoder.weight"], P["encoder.bias"])), cfg["k"])
     check(sae, x_BD, (acts_BF, acts_BF @ P["W_dec"] + P["b_dec"]), tmp_path)
 

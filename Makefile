@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 export WANDB_MODE ?= offline
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check interop-check bench bench-sweep tiny-model clean
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check interop-check faults fuzz bench bench-sweep tiny-model clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,12 @@ report: $(INSTALLED) ## the report of RUNS (default runs/demo)
 interop-check: $(INSTALLED) ## exported SAEs through the real SAELens, dictionary_learning and sparsify
 	$(BIN)/pip install -q --no-deps --upgrade --target .peers -r tests/interop/requirements-peers.txt
 	PYTHONPATH=.peers $(BIN)/python -m pytest -q -m peers tests/interop
+
+faults: $(INSTALLED) ## kill every command at random moments, more than 100 times in all (20 minutes)
+	SAE_KILLS=25 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/faults
+
+fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, by coverage too where atheris is installed (30 minutes)
+	$(BIN)/python -m tests.fuzz.run
 
 gpu-check: ## the GPU tests, from a checkout, with PYTHON as it is (no .venv)
 	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests

@@ -38,9 +38,17 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     replace_atomically(path, (json.dumps(sealed, indent=1, sort_keys=True) + "\n").encode())
 
 
+def parse_json(text: str) -> Any:
+    """Return what a JSON text says; ValueError for anything else, also for one that is nested without end."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises ValueError if it is none, or holds a hash that is not of its content."""
-    value = json.loads(path.read_text())
+    value = parse_json(path.read_text(encoding="utf-8"))
     if isinstance(value, dict) and HASH in value and value.pop(HASH) != short_hash(value, HASH_LENGTH):
         raise ValueError(f"its content is not what {HASH} says: a disk or an editor changed it")
     return value

@@ -45,5 +45,5 @@ def recognise(folder: Path) -> str | None:
     if (folder / "cfg.json").exists() and (folder / "sae_weights.safetensors").exists():
         return "SAELens"
     if (folder / "cfg.json").exists() and (folder / "sae.safetensors").exists():
-        return None if '"nonlinearity"' in (folder / "cfg.json").read_text() else "sparsify"
+        return None if b'"nonlinearity"' in (folder / "cfg.json").read_bytes() else "sparsify"
     return None

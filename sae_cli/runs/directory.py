@@ -21,7 +21,7 @@ from typing import Any
 from sae_cli.config.convert import load_config, to_yaml
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, replace_atomically, sha256_of, write_json
+from sae_cli.files import parse_json, read_json, replace_atomically, sha256_of, write_json
 
 SEALED = ("config.yaml", "overrides.txt", "metrics.jsonl", "sae.safetensors", "true_features.safetensors")
 """Files whose SHA-256 the status of a finished run holds; JSON files hold their own."""
@@ -89,7 +89,7 @@ class RunDirectory:
             return []
         self.check("metrics.jsonl")
         lines = file.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        return [parse_json(line) for line in lines[:-1] if line]
 
     def clear(self) -> None:
         """Remove what an earlier attempt left, so that the run starts over."""

@@ -62,37 +62,36 @@ def machine(device: str, seconds: float = 1.0) -> dict[str, Any]:
     }
 
 
-def cache_rates(width: int, rows: int, seconds: float = 1.0) -> dict[str, float]:
-    """Return byte/s of writing a bfloat16 cache from a file and of reading it mixed, and what a row takes on disk.
+def cache_rates(width: int, rows: int, seconds: float = 1.0, memory: int = 0) -> dict[str, float]:
+    """Return byte/s of writing a bfloat16 cache from a file and reading it mixed, bytes of a row on disk, and peaks.
 
-    A quarter of the cache fits in memory at a time, so that reading is from files: those that the system still holds.
+    memory: bytes for shuffling and for mixing; 0: a quarter of the cache, so that batches come from files, which the
+    system still holds.
     """
-    quiet = logging.getLogger("sae_cli.store")
+    quiet, held = logging.getLogger("sae_cli.store"), 2 * rows * width
+    memory = memory or held // 4
     level, quiet.level = quiet.level, logging.WARNING
     try:
         with tempfile.TemporaryDirectory() as folder:
             np.save(f"{folder}/x.npy", np.random.default_rng(0).standard_normal((rows, width), np.float32))
-            bytes_ = 2 * rows * width
             words = [
                 f"source.path={folder}/x.npy",
                 "cache.tokens=0",
                 "cache.validation_tokens=1",
                 "text.validation=1e-4",
             ]
-            sizes = [f"cache.shard_bytes={max(1024, bytes_ // 32)}", f"cache.shuffle_bytes={max(4096, bytes_ // 4)}"]
-            config = compose(["source=vectors", *words, *sizes])
-            source, cache = open_rows(config, "cpu"), Path(folder) / "cache"
+            sizes = [f"cache.shard_bytes={max(1024, memory // 8)}", f"cache.shuffle_bytes={max(4096, memory)}"]
+            config, cache = compose(["source=vectors", *words, *sizes]), Path(folder) / "cache"
             cache.mkdir()
-            began = time.perf_counter()
-            write_caches(source, config.cache, {"vectors": cache})
-            writing = bytes_ / (time.perf_counter() - began)
-            stored = sum(file.stat().st_size for file in cache.rglob("*"))
-            size = min(2048, rows)
-            batches = CacheReader(cache, bytes_ // 4, 0).batches(0, size)
+            peak, began = Peak("cpu"), time.perf_counter()
+            write_caches(open_rows(config, "cpu"), config.cache, {"vectors": cache})
+            found = {"write_bytes": held / (time.perf_counter() - began), "write_peak": peak.read() or 0}
+            found["bytes_per_row"] = sum(file.stat().st_size for file in cache.rglob("*")) / rows
+            peak, size = Peak("cpu"), min(2048, rows)
+            batches = CacheReader(cache, memory, 0).batches(0, size)
             took = seconds_per_call(lambda: next(batches), "cpu", seconds, least=rows // size)
             batches.close()  # type: ignore[attr-defined]
-            reading = 2 * size * width * len(took) / sum(took)
-            return {"write_bytes": writing, "read_bytes": reading, "bytes_per_row": stored / rows}
+            return found | {"read_bytes": 2 * size * width * len(took) / sum(took), "read_peak": peak.read() or 0}
     finally:
         quiet.setLevel(level)
 

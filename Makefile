@@ -8,8 +8,9 @@ INSTALLED := .venv/installed
 # JSON lines are always written; no target here talks to a server.
 export WANDB_MODE ?= offline
 export HF_HUB_OFFLINE ?= 1
+scripts = $(wildcard $(patsubst %,benchmarks/%.py,$(1)))
 
-.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check bench bench-sweep tiny-model clean
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check bench bench-peers bench-sweep tiny-model clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,8 +49,15 @@ report: $(INSTALLED) ## the report of RUNS (default runs/demo)
 gpu-check: ## the GPU tests, from a checkout, with PYTHON as it is (no .venv)
 	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests
 
-bench: $(INSTALLED) ## a training step, feature pages and a report of 500 points, into benchmarks/results (5 minutes, quiet machine)
-	for name in step dashboard report_500; do $(BIN)/python benchmarks/$$name.py --out benchmarks/results/$$name.json || exit 1; done
+bench: $(INSTALLED) ## what benchmarks/ measures, into benchmarks/results and docs/scaling.md (15 minutes, quiet machine)
+	for file in $(call scripts,step cache_write penalties dashboard report_500 scaling); do \
+		$(BIN)/python $$file --out benchmarks/results/$$(basename $$file .py).json || exit 1; done
+	$(BIN)/python benchmarks/scaling.py --from benchmarks/results/scaling.json --write docs/scaling.md
+
+bench-peers: $(INSTALLED) ## the same for dictionary_learning, sparsify and SAELens, which go into .peers-bench (5 minutes)
+	$(BIN)/pip install -q --no-deps --upgrade --target .peers-bench -r benchmarks/requirements-peers.txt
+	for file in $(call scripts,step_peers cache_read); do \
+		PYTHONPATH=.peers-bench $(BIN)/python $$file --out benchmarks/results/$$(basename $$file .py).json || exit 1; done
 
 bench-sweep: $(INSTALLED) ## wall time of an 8-point sweep as one stack against eight single commands
 	$(BIN)/python benchmarks/stack_against_singles.py

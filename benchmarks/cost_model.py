@@ -1,9 +1,8 @@
 """What a training step costs as a sum of a few terms, fitted to measured steps; and what that means for a large model.
 
-seconds = members (flops / R + entry bytes / E + latent bytes / A + row bytes / X + parameter bytes / S
-                   + numbers selected from / T + overhead)
-flops, entry, latent and parameter bytes are those of sae_cli/bench/work.py: R to S are rates. Row bytes are those of
-x and the error (B, D) in fp32. TopK and BatchTopK select among B F numbers. All constants are >= 0.
+seconds = members (flops / R + entry bytes / E + latent bytes / L + parameter bytes / P + overhead)
+
+The amounts are those of sae_cli/bench/work.py; R, E, L and P are rates. No constant is negative.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from scipy.optimize import nnls
 
 from sae_cli.bench.work import Work
 
-TERMS = ("flops", "entry_bytes", "latent_bytes", "row_bytes", "parameter_bytes", "selected", "overhead")
+TERMS = ("flops", "entry_bytes", "latent_bytes", "parameter_bytes", "overhead")
 MEMORY = ("parameters", "latents", "fixed")
 
 
@@ -23,7 +22,7 @@ def terms(row: Mapping[str, Any]) -> np.ndarray:
     """Return the amounts (T,) of TERMS of a measured step."""
     B, D, F = row["batch"], row["width"], row["latents"]
     work = Work.of(B, D, F, row["l0"], row["precision"] == "bf16", row["path"] != "dense")
-    amounts = asdict(work) | {"row_bytes": 16 * B * D, "selected": B * F * row["selects"], "overhead": 1}
+    amounts = asdict(work) | {"overhead": 1}
     return row["members"] * np.array([amounts[name] for name in TERMS], float)
 
 
@@ -43,7 +42,7 @@ def fit(amounts_NT: np.ndarray, values_N: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def fitted(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the fits of time and memory, and which share of each step's time each term has."""
+    """Return the constants of time and of memory, and how far they are from each row."""
     amounts_NT, seconds_N = np.stack([terms(row) for row in rows]), np.array([row["ms"] / 1000 for row in rows])
     constants_T, residuals_N = fit(amounts_NT, seconds_N)
     weighed = [row for row in rows if row["peak_bytes"]]
@@ -115,6 +114,7 @@ def predict(goal: Goal, device: Device, row_bytes: float) -> list[tuple[str, str
         ("parameters", f"{parameters:.3g}"),
         *((f"{name} in all", tera(size)) for name, size in held.items()),
         (f"devices of {device.memory / 1e9:.0f} GB that hold it", str(ranks)),
+        ("latents that 8 devices hold", f"{0.9 * 8 * device.memory / (18 * 2 * D) / 1e6:.1f}M"),
         ("of these, parameters and Adam per rank", f"{sum(held.values()) / ranks / 1e9:.0f} GB"),
         (f"activations per rank, {goal.micro_batch:,} rows at a time", f"{_activations(goal, ranks) / 1e9:.1f} GB"),
         (f"a step of {B:,} tokens", f"{1000 * step:.0f} ms"),
@@ -122,9 +122,10 @@ def predict(goal: Goal, device: Device, row_bytes: float) -> list[tuple[str, str
         ("tokens per second", f"{rate:,.0f}"),
         (f"days for {goal.tokens:.0e} tokens", f"{days:.1f}"),
         ("the same with five dense products", f"{five:.1f}"),
+        ("all-reduced over the network by each rank in all", tera(8 * goal.tokens * D)),
         ("device-days of the dictionary", f"{days * ranks:,.0f}"),
         ("device-days of the language model's forward passes", f"{forward:,.0f}"),
-        ("cache on disk", f"{goal.tokens * row_bytes / 1e15:.2f} PB"),
+        ("cache on disk", tera(goal.tokens * row_bytes)),
         ("read from it", f"{rate * row_bytes / 1e9:.1f} GB/s"),
         ("a checkpoint", tera(12 * parameters)),
         ("one search of every direction's nearest", f"{2 * D * F * F / ranks / device.flops / used:,.0f} s"),
@@ -132,8 +133,8 @@ def predict(goal: Goal, device: Device, row_bytes: float) -> list[tuple[str, str
 
 
 def tera(amount: float) -> str:
-    """Return bytes in TB."""
-    return f"{amount / 1e12:.2f} TB"
+    """Return bytes in TB or PB."""
+    return f"{amount / 1e12:.2f} TB" if amount < 1e15 else f"{amount / 1e15:.2f} PB"
 
 
 def _activations(goal: Goal, ranks: int) -> float:

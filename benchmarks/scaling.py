@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cost_model import TERMS, Device, Goal, fitted, predict
+from cost_model import TERMS, Device, Goal, fitted, predict, terms
 from publish import publish
 
 from sae_cli.bench.machine import cache_rates, machine
@@ -52,7 +52,7 @@ def point(curve: str, value: Any, seconds: float) -> dict[str, Any]:
     words = [*WORDS[at["kind"]], f"train.batch={at['batch']}"]
     size = Size(at["width"], at["latents"], at["members"])
     row = measure(bench_config(words, size.latents, at["l0"]), size, "cpu", at["l0"], seconds)
-    return {"curve": curve, "value": value, "kind": at["kind"], "selects": at["kind"] == "topk", **row}
+    return {"curve": curve, "value": value, "kind": at["kind"], **row}
 
 
 def rank_rows(tokens: int = 61_440) -> Iterator[dict[str, Any]]:
@@ -96,7 +96,7 @@ def measured(seconds: float) -> dict[str, Any]:
     return {
         "what": "training steps, memory and caches against their sizes, and a cost model fitted to the steps",
         "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
+        "timed": f"Wall time, load {os.getloadavg()[0]:.1f}",
         "ceilings": machine("cpu"),
         "rows": rows,
         "caches": [{"rows": rows, **cache_rates(512, rows, 0.5, CACHE_MEMORY)} for rows in CACHES],
@@ -112,7 +112,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def curve_tables(result: dict[str, Any]) -> str:
     """Return one table per curve: measured, as the model says, and memory."""
-    tables = []
+    ceilings, base = result["ceilings"], ", ".join(f"{NAMES.get(name, name)} {value}" for name, value in BASE.items())
+    tables = [
+        f"{result['timed']}; {ceilings['device']}, {result['threads']} thread(s), torch {ceilings['torch']}; bf16 "
+        f"products {ceilings['bf16_flops'] / 1e9:.0f} Gflop/s, fp32 {ceilings['fp32_flops'] / 1e9:.0f}, copies "
+        f"{ceilings['copy_bytes'] / 1e9:.0f} GB/s. Beside the curve's own size: {base}."
+    ]
     for curve in CURVES:
         chosen = [
             (row, residual)
@@ -145,21 +150,13 @@ def curve_tables(result: dict[str, Any]) -> str:
 
 def model_table(result: dict[str, Any]) -> str:
     """Return the constants as rates, the share of the base step that each takes, and residuals."""
-    from cost_model import terms
-
     model = result["model"]
     base = next(row for row in result["rows"] if row["curve"] == "members" and row["value"] == 1)
     amounts = dict(zip(TERMS, terms(base).tolist(), strict=True))
     lines = []
     for name, constant in model["seconds_per"].items():
-        unit, scale = ("Gflop/s", 1e9) if name == "flops" else ("Gnumbers/s" if name == "selected" else "GB/s", 1e9)
-        rate = (
-            "free"
-            if not constant
-            else f"{1e3 * constant:.2f} ms"
-            if name == "overhead"
-            else f"{1 / constant / scale:.3g} {unit}"
-        )
+        rate = f"{1 / constant / 1e9:.3g} {'Gflop/s' if name == 'flops' else 'GB/s'}" if constant else "costs nothing"
+        rate = f"{1e3 * constant:.2f} ms" if name == "overhead" else rate
         lines.append([name.replace("_", " "), rate, f"{1000 * constant * amounts[name]:.1f}"])
     off = sorted(abs(value) for value in model["residuals"])
     heavy = sorted(abs(value) for value in model["memory_residuals"])

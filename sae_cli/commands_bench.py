@@ -11,9 +11,9 @@ from sae_cli.console import emit, facts, size, table
 def bench(
     overrides: Overrides,
     sizes: Annotated[
-        list[str] | None, typer.Option(help="Width x latents, such as 512x4096,768x24576; repeatable.")
+        list[str] | None, typer.Option(help="Width x latents, or x members, such as 512x4096,256x2048x8; repeatable.")
     ] = None,
-    members: Annotated[str, typer.Option(help="Members of a stack, such as 1,8.")] = "",
+    members: Annotated[str, typer.Option(help="Members of a stack, such as 1,8, where sizes name none.")] = "",
     l0: Annotated[int, typer.Option("--l0", min=1, help="About how many latents fire.")] = 50,
     seconds: Annotated[float, typer.Option(min=0.01, help="Least time for each size.")] = 4.0,
     as_json: Json = False,
@@ -31,12 +31,11 @@ def bench(
         emit(result)
         return
     machine, cache = result["machine"], result["cache"]
-    threads = f"{machine['threads']} of {machine['cores']} cores"
-    products = ", ".join(f"{name} {machine[f'{name}_flops'] / 1e12:.3g} Tflop/s" for name in ("fp32", "bf16"))
+    products = [f"{name} {machine[f'{name}_flops'] / 1e12:.3g} Tflop/s" for name in ("fp32", "bf16")]
     facts(
         [
-            ("machine", f"{machine['device']}, {threads}, torch {machine['torch']}"),
-            ("products", products),
+            ("machine", "{device}, {threads} of {cores} cores, torch {torch}".format(**machine)),
+            ("products", ", ".join(products)),
             ("copying", f"{size(machine['copy_bytes'])}/s read and written"),
             ("cache", f"read {size(cache['read_bytes'])}/s mixed, written {size(cache['write_bytes'])}/s"),
         ]

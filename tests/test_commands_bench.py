@@ -21,11 +21,14 @@ def small_machine(monkeypatch):
 
 
 def test_json_has_the_machine_a_row_per_size_and_shares():
-    result = json.loads(bench(*QUICK, "sae=topk", "--sizes", "16x32,24x48", "--members", "1,2", "--json").stdout)
+    result = json.loads(
+        bench(*QUICK, "sae=topk", "--sizes", "16x32,16x32x3", "--sizes", "24x48", "--members", "1,2", "--json").stdout
+    )
     assert set(result) == {"machine", "cache", "rows", "hints"}
     assert [(row["width"], row["latents"], row["members"]) for row in result["rows"]] == [
         (16, 32, 1),
         (16, 32, 2),
+        (16, 32, 3),
         (24, 48, 1),
         (24, 48, 2),
     ]
@@ -52,10 +55,11 @@ def test_the_size_of_a_configuration_and_text_for_people():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--sizes", "512"], "--sizes 512: write width x latents"),
-        (["--sizes", "512x0"], "--sizes 512x0: '0' is not"),
-        (["--sizes", "axb"], "--sizes axb: 'a' is not"),
-        (["--sizes", "8x64", "--members", "1,-2"], "--members: '-2' is not"),
+        (["--sizes", "512"], "--sizes 512 --members 1: write DxF or DxFxMEMBERS"),
+        (["--sizes", "512x0"], "--sizes 512x0 "),
+        (["--sizes", "8x64,axb"], "--sizes axb "),
+        (["--sizes", "8x64x2x2"], "--sizes 8x64x2x2 "),
+        (["--sizes", "8x64", "--members", "1,-2"], "--members 1,-2"),
         (["--sizes", "99999x99999999"], "lower the size"),
         (["sae.latent=4"], "Did you mean sae.latents"),
     ],

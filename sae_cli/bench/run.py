@@ -19,8 +19,8 @@ from sae_cli.training.execute import training_memory
 
 log = logging.getLogger(__name__)
 
-ON_CPU = [Size(256, 2048), Size(256, 2048, 8), Size(512, 4096), Size(640, 10240)]
-ON_CUDA = [Size(512, 8192), Size(512, 8192, 16), Size(768, 24576), Size(2304, 65536)]
+ON_CPU, ON_CUDA = "256x2048,256x2048x8,512x4096,640x10240", "512x8192,512x8192x16,768x24576,2304x65536"
+SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?")
 
 
 def bench(
@@ -33,19 +33,23 @@ def bench(
 ) -> dict[str, Any]:
     """Measure the machine and training steps; return `machine`, `cache`, `rows` and `hints`.
 
-    sizes: `DxF`, or several with commas; empty: the source's width and sae.latents if an override sets these, else a
-    table. members: numbers with commas. seconds: least time for each size.
+    sizes: `DxF` or `DxFxMEMBERS`, several with commas; empty: the source's width and sae.latents if an override sets
+    these, else a table. members: numbers with commas, for sizes that name none. seconds: least time for each size.
     Raises UserError for sizes that are none, or that do not fit into memory.
     """
     config = bench_config(overrides, None, l0, config_dir)
     device = choose_device(config.device)
-    wanted = _sizes(config, overrides, device, sizes, members)
+    if not sizes and any(word.startswith("sae.latents=") for word in overrides):
+        if not (width := source_width(config)):
+            raise UserError("sae bench: the width of this source is not known before it is cached; give --sizes DxF")
+        sizes = [f"{width}x{config.sae.latents}"]
+    wanted = _sizes(sizes or [ON_CPU if device == "cpu" else ON_CUDA], members)
     configs = [bench_config(overrides, size.latents, l0, config_dir) for size in wanted]
     for size, one in zip(wanted, configs, strict=True):
         _check_memory(size, one, device)
     if device == "cpu":
         keep_freed_memory()
-    log.info("measuring %s", device)
+    log.info("measuring the machine")
     measure(configs[0], wanted[0], device, l0, 0)  # loads what a first step loads
     found = machine(device, seconds / 4)
     cache = cache_rates(wanted[-1].width, max(2048, (1 << 25) // wanted[-1].width), seconds / 4)
@@ -58,34 +62,15 @@ def bench(
     return {"machine": found, "cache": cache, "rows": rows, "hints": hints(found, rows)}
 
 
-def _sizes(config: Config, overrides: Sequence[str], device: str, sizes: Sequence[str], members: str) -> list[Size]:
-    counts = [_number("--members", word) for word in members.split(",")] if members else []
-    words = [word for part in sizes for word in part.split(",")]
-    if words:
-        shapes = [_shape(word) for word in words]
-    elif any(word.startswith("sae.latents=") for word in overrides):
-        if not (width := source_width(config)):
-            raise UserError("sae bench: the width of this source is not known before it is cached; give --sizes DxF")
-        shapes = [(width, config.sae.latents)]
-    else:
-        table = ON_CPU if device == "cpu" else ON_CUDA
-        if not counts:
-            return table
-        shapes = list(dict.fromkeys((size.width, size.latents) for size in table))
-    return [Size(*shape, count) for shape in shapes for count in counts or [1]]
-
-
-def _shape(word: str) -> tuple[int, int]:
-    width, cross, latents = word.partition("x")
-    if not cross:
-        raise UserError(f"--sizes {word}: write width x latents, such as --sizes 512x4096,768x24576")
-    return _number(f"--sizes {word}", width), _number(f"--sizes {word}", latents)
-
-
-def _number(what: str, word: str) -> int:
-    if not re.fullmatch(r"[1-9]\d*", word):
-        raise UserError(f"{what}: {word!r} is not a whole number from 1 on")
-    return int(word)
+def _sizes(words: Sequence[str], members: str) -> list[Size]:
+    counts = members.split(",") if members else ["1"]
+    found = []
+    for word in ",".join(words).split(","):
+        for size in [f"{word}x{count}" for count in counts] if word.count("x") == 1 else [word]:
+            if not (match := SIZE.fullmatch(size)):
+                raise UserError(f"--sizes {word} --members {members or 1}: write DxF or DxFxMEMBERS, such as 512x4096")
+            found.append(Size(*map(int, match.groups(1))))
+    return found
 
 
 def _check_memory(size: Size, config: Config, device: str) -> None:

@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,20 +69,16 @@ def cache_rates(width: int, rows: int, seconds: float = 1.0, memory: int = 0) ->
     memory: bytes for shuffling and for mixing; 0: a quarter of the cache, so that batches come from files, which the
     system still holds.
     """
-    quiet, held = logging.getLogger("sae_cli.store"), 2 * rows * width
+    logger, held, config = logging.getLogger("sae_cli.store"), 2 * rows * width, compose([])
     memory = memory or held // 4
-    level, quiet.level = quiet.level, logging.WARNING
+    level, logger.level = logger.level, logging.WARNING
     try:
         with tempfile.TemporaryDirectory() as folder:
             np.save(f"{folder}/x.npy", np.random.default_rng(0).standard_normal((rows, width), np.float32))
-            words = [
-                f"source.path={folder}/x.npy",
-                "cache.tokens=0",
-                "cache.validation_tokens=1",
-                "text.validation=1e-4",
-            ]
-            sizes = [f"cache.shard_bytes={max(1024, memory // 8)}", f"cache.shuffle_bytes={max(4096, memory)}"]
-            config, cache = compose(["source=vectors", *words, *sizes]), Path(folder) / "cache"
+            config.source.kind, config.source.path, config.text.validation = "vectors", f"{folder}/x.npy", 1e-4
+            config.cache.tokens, config.cache.validation_tokens = 0, 1
+            config.cache.shard_bytes, config.cache.shuffle_bytes = max(1024, memory // 8), max(4096, memory)
+            cache = Path(folder) / "cache"
             cache.mkdir()
             peak, began = Peak("cpu"), time.perf_counter()
             write_caches(open_rows(config, "cpu"), config.cache, {"vectors": cache})
@@ -93,7 +90,7 @@ def cache_rates(width: int, rows: int, seconds: float = 1.0, memory: int = 0) ->
             batches.close()  # type: ignore[attr-defined]
             return found | {"read_bytes": 2 * size * width * len(took) / sum(took), "read_peak": peak.read() or 0}
     finally:
-        quiet.setLevel(level)
+        logger.level = level
 
 
 class Peak:
@@ -106,8 +103,9 @@ class Peak:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
-        elif (PROC / "clear_refs").exists():
-            ctypes.CDLL(None).malloc_trim(0)  # give back what earlier work freed
+            return
+        with suppress(OSError, AttributeError):  # Linux with glibc only
+            ctypes.CDLL(None).malloc_trim(0)  # gives back what earlier work freed
             (PROC / "clear_refs").write_text("5")  # the peak starts anew from what is resident
             self.before = self._kilobytes("VmRSS") * 1024
 

@@ -52,7 +52,7 @@ def bench(
     log.info("measuring the machine")
     measure(configs[0], wanted[0], device, l0, 0)  # loads what a first step loads
     found = machine(device, seconds / 4)
-    cache = cache_rates(wanted[-1].width, max(2048, (1 << 25) // wanted[-1].width), seconds / 4)
+    cache = cache_rates(wanted[-1].width, max(2048, (1 << 24) // wanted[-1].width), seconds / 4)
     rows = []
     for size, one in zip(wanted, configs, strict=True):
         log.info("measuring D %d, F %d, %d member(s)", size.width, size.latents, size.members)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
 
 from sae_cli.config.schema import TrainConfig
@@ -18,7 +19,10 @@ WARM, DISCARDED, RECORDED, OPERATORS = 8, 2, 5, 15
 
 
 class phase(ContextDecorator):
-    """Names what a part of a step does. While nothing is profiled that costs two attribute look-ups."""
+    """Names what a part of a step does. While nothing is profiled that costs two attribute look-ups.
+
+    While something is, it also waits for a GPU: a phase's time is that of its kernels.
+    """
 
     on: ClassVar[bool] = False
 
@@ -35,6 +39,8 @@ class phase(ContextDecorator):
 
     def __exit__(self, *error: Any) -> None:
         if self.label:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             self.label.__exit__(*error)
 
 
@@ -75,40 +81,30 @@ def profiled(folder: Path, train: TrainConfig, start: int, steps: int) -> Iterat
 def where_time_goes(events: Any, train: TrainConfig) -> str:
     """Return the table of a profile's averages: phases, then the operators that take longest by themselves.
 
-    A log line or checkpoint among the recorded steps counts with its share of all steps. On CUDA, a phase's time is
-    that of its kernels.
+    A log line or checkpoint among the recorded steps counts with its share of all steps.
     """
-    found = {event.key: event for event in events}
-    steps = [event for name, event in found.items() if name.startswith("ProfilerStep")]
-    count = sum(event.count for event in steps)
-    on_cuda = any(event.self_device_time_total for event in found.values())
+    found = {event.key: event for event in events if event.device_type == DeviceType.CPU}
+    steps = [name for name in found if name.startswith("ProfilerStep")]
+    count = sum(found[name].count for name in steps)
     rare = {"log": train.log_every, "checkpoint": train.checkpoint_every}
-    took = {
-        name: found[name].device_time_total if on_cuda else found[name].cpu_time_total
-        for name in PHASES
-        if name in found
-    }
-    whole = sum(event.cpu_time_total for event in steps)
-    ms = {
-        name: time / 1000 / (found[name].count * rare[name] if rare.get(name) else count) for name, time in took.items()
-    }
-    if not on_cuda:
-        ms["rest"] = max(0.0, whole - sum(took.values())) / 1000 / count
+    took = {name: found[name].cpu_time_total / 1000 for name in PHASES if name in found}
+    rest = sum(found[name].cpu_time_total for name in steps) / 1000 - sum(took.values())
+    ms = {name: time / (found[name].count * rare[name] if rare.get(name) else count) for name, time in took.items()}
+    ms["rest"] = max(0.0, rest) / count
     total = sum(ms.values())
-    lines = [f"{'phase':<40} {'calls':>6} {'ms/step':>9} {'share':>6}"]
-    for name, value in ms.items():
-        calls = found[name].count if name in found else count
-        lines.append(f"{name:<40} {calls:>6} {value:>9.3f} {value / total:>6.1%}")
-    lines += [
-        f"{'a step':<40} {count:>6} {total:>9.3f}",
-        "",
-        f"{'operator, by itself':<40} {'calls':>6} {'ms/step':>9}",
-    ]
 
-    def alone(event: Any) -> float:
-        return event.self_device_time_total if on_cuda else event.self_cpu_time_total
+    def line(name: str, calls: Any, time: Any, share: Any = "") -> str:
+        return f"{name[:40]:<40} {calls:>6} {time:>9} {share:>6}".rstrip()
 
-    operators = [event for name, event in found.items() if name not in PHASES and event not in steps]
-    for event in sorted(operators, key=alone, reverse=True)[:OPERATORS]:
-        lines.append(f"{event.key[:40]:<40} {event.count:>6} {alone(event) / 1000 / count:>9.3f}")
+    lines = [line("phase", "calls", "ms/step", "share")]
+    for name, time in ms.items():
+        lines.append(line(name, found[name].count if name in found else count, f"{time:.3f}", f"{time / total:.1%}"))
+    lines += [line("a step", count, f"{total:.3f}"), "", line("operator, by itself", "calls", "ms/step")]
+    alone = {
+        name: (event.self_device_time_total or event.self_cpu_time_total) / 1000 / count
+        for name, event in found.items()
+        if name not in PHASES and name not in steps
+    }
+    for name in sorted(alone, key=alone.__getitem__, reverse=True)[:OPERATORS]:
+        lines.append(line(name, found[name].count, f"{alone[name]:.3f}"))
     return "\n".join(lines) + "\n"

@@ -76,7 +76,10 @@ def rank_rows(tokens: int = 61_440) -> Iterator[dict[str, Any]]:
                 launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
                 environment = os.environ | {"OMP_NUM_THREADS": "1"}
                 subprocess.run(
-                    [*launch, "-m", "sae_cli", "-q", "train", *train], check=True, capture_output=True, env=environment
+                    [*launch, "-m", "sae_cli", "-q", "train", *train],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                    env=environment,
                 )
                 (metrics,) = Path(runs).glob("*/*/metrics.jsonl")
                 lines = [json.loads(line) for line in metrics.read_text().splitlines()]

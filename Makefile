@@ -8,8 +8,10 @@ INSTALLED := .venv/installed
 # JSON lines are always written; no target here talks to a server.
 export WANDB_MODE ?= offline
 export HF_HUB_OFFLINE ?= 1
+scripts = $(wildcard $(patsubst %,benchmarks/%.py,$(1)))
 
-.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check bench bench-sweep tiny-model clean
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check interop-check faults fuzz bench bench-peers bench-sweep \
+	tiny-model clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,6 +19,10 @@ help: ## show the targets
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
+	touch $@
+
+.peers/installed: $(INSTALLED) benchmarks/requirements-peers.txt
+	$(BIN)/pip install -q --no-deps --upgrade --target .peers -r benchmarks/requirements-peers.txt
 	touch $@
 
 demo: $(INSTALLED) ## the main job: a 12-point sweep on the bundled language model, evaluated, with a report
@@ -27,7 +33,7 @@ test: $(INSTALLED) ## the fast tests
 	$(BIN)/python -m pytest -q
 
 test-all: $(INSTALLED) ## every test but those that need a GPU; SLURM and browser tests need tests/slurm/start_slurm.sh and chromium
-	$(BIN)/python -m pytest -q -m 'not gpu'
+	$(BIN)/python -m pytest -q -m 'not gpu and not peers'
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -45,11 +51,26 @@ sweep-smoke: $(INSTALLED) ## a small sweep in seconds
 report: $(INSTALLED) ## the report of RUNS (default runs/demo)
 	$(BIN)/sae report $(or $(RUNS),runs/demo)
 
+interop-check: .peers/installed ## exported SAEs through the real SAELens, dictionary_learning and sparsify
+	PYTHONPATH=.peers $(BIN)/python -m pytest -q -m peers tests/interop
+
+faults: $(INSTALLED) ## kill every command at random moments, more than 100 times in all (20 minutes)
+	SAE_KILLS=25 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/faults
+
+fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, by coverage too where atheris is installed (30 minutes)
+	$(BIN)/python -m tests.fuzz.run
+
 gpu-check: ## the GPU tests, from a checkout, with PYTHON as it is (no .venv)
 	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests
 
-bench: $(INSTALLED) ## a training step, feature pages and a report of 500 points, into benchmarks/results (5 minutes, quiet machine)
-	for name in step dashboard report_500; do $(BIN)/python benchmarks/$$name.py --out benchmarks/results/$$name.json || exit 1; done
+bench: $(INSTALLED) ## what benchmarks/ measures, into benchmarks/results and docs/scaling.md (15 minutes, quiet machine)
+	for file in $(call scripts,step cache_write penalties dashboard report_500 scaling); do \
+		$(BIN)/python $$file --out benchmarks/results/$$(basename $$file .py).json || exit 1; done
+	$(BIN)/python benchmarks/scaling.py --from benchmarks/results/scaling.json --write docs/scaling.md
+
+bench-peers: .peers/installed ## the same for dictionary_learning, sparsify and SAELens, which go into .peers (5 minutes)
+	for file in $(call scripts,step_peers cache_read); do \
+		PYTHONPATH=.peers $(BIN)/python $$file --out benchmarks/results/$$(basename $$file .py).json || exit 1; done
 
 bench-sweep: $(INSTALLED) ## wall time of an 8-point sweep as one stack against eight single commands
 	$(BIN)/python benchmarks/stack_against_singles.py

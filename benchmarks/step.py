@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from publish import publish
 
-from sae_cli.config.compose import compose
-from sae_cli.dictionary.stack import SAEStack
+from sae_cli.bench.step import Size, bench_config
+from sae_cli.bench.step import stepper as steady
 from sae_cli.sparse.compiled import library
 from sae_cli.training.allocator import keep_freed_memory
 from sae_cli.training.step import Stepper
@@ -28,13 +28,8 @@ KINDS = {"relu": ["sae=relu", "sparsity=l1"], "topk": ["sae=topk", "sparsity=non
 
 
 def stepper(words: list[str], width: int, latents: int, members: int, l0: int, x_BD: torch.Tensor) -> Stepper:
-    fixed = [f"sae.latents={latents}", f"train.batch={BATCH}", "train.lr=1e-9", f"sae.k={l0}", "orthogonality=none"]
-    config = compose(["experiment=demo", *words, *fixed])
-    stack = SAEStack.initialise([config] * members, torch.zeros(width), "cpu", torch.empty(0))
-    if config.sae.nonlinearity == "relu":
-        m_N = stack.pre_activations(stack.centred(x_BD[:256]))[0].detach().flatten()
-        stack.b_enc_KF.fill_(-m_N.kthvalue(len(m_N) - l0 * 256).values)
-    return Stepper(stack, [config] * members, "cpu")
+    config = bench_config(["experiment=demo", *words, f"train.batch={BATCH}", "orthogonality=none"], latents, l0)
+    return steady(config, Size(width, latents, members), "cpu", x_BD, l0)
 
 
 def in_turn(actions: dict[str, Callable[[int], object]], turns: int) -> dict[str, list[float]]:

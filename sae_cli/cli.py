@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sae_cli import __version__, commands_config, commands_eval, commands_look, commands_run
+from sae_cli import (
+    __version__,
+    commands_bench,
+    commands_config,
+    commands_eval,
+    commands_exchange,
+    commands_look,
+    commands_run,
+)
 from sae_cli.errors import UserError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -76,6 +84,9 @@ app.command(name="compare")(commands_eval.compare)
 app.command(name="show")(commands_look.show)
 app.command(name="report")(commands_look.report)
 app.command(name="dashboard")(commands_look.dashboard)
+app.command(name="export")(commands_exchange.export)
+app.command(name="import")(commands_exchange.import_)
+app.command(name="bench")(commands_bench.bench)
 app.command(name="doctor")(commands_config.doctor)
 app.add_typer(commands_config.config_app, name="config")
 

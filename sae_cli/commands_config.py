@@ -85,11 +85,21 @@ def cp(
     facts([("copied", target), ("next", follow + choice)])
 
 
-def doctor(as_json: Json = False) -> None:
-    """Check this machine, with fixes."""
-    from sae_cli.doctor import examine
+def doctor(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="[PATH]...", default_factory=list, help="Runs, folders of runs, caches.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Check this machine, or what is damaged in runs and caches, with fixes."""
+    if paths:
+        from sae_cli.runs.recovery import examine_path
 
-    findings = examine()
+        findings = [finding for path in paths for finding in examine_path(path)]
+    else:
+        from sae_cli.doctor import examine
+
+        findings = examine()
     if as_json:
         emit({finding.name: asdict(finding) for finding in findings})
     else:

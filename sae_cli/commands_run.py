@@ -62,6 +62,9 @@ def train(
     overrides: Overrides,
     fresh: Fresh = False,
     dry_run: DryRun = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also write profile.txt and profile.json: where a step's time goes.")
+    ] = False,
     as_json: Json = False,
     config_dir: ConfigDir = None,
 ) -> None:
@@ -79,13 +82,15 @@ def train(
         return
     if not as_json:
         facts([("run", plan.folder)])
-    (outcome,) = execute([config], fresh=fresh, overrides=[overrides])
+    (outcome,) = execute([config], fresh=fresh, overrides=[overrides], profile=profile)
     if as_json:
         emit(asdict(outcome))
     elif outcome.state == "failed":
         facts([("state", "failed"), ("error", outcome.error), ("run", outcome.folder)])
     else:
         following = _same_command() if outcome.state == "interrupted" else f"sae eval {outcome.folder}"
+        if outcome.state != "skipped" and profile and (text := outcome.folder / "profile.txt").exists():
+            typer.echo(text.read_text())
         state = "done before; --fresh trains it again" if outcome.state == "skipped" else outcome.state
         facts([("state", state), ("next", following), ("run", outcome.folder)])
     _exit(outcome.state == "failed", outcome.state == "interrupted")

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+HASH, HASH_LENGTH = "content_hash", 16
+"""Key under which a JSON file holds the short hash of all else in it, so that no flipped bit is read as a number."""
+
 
 def replace_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash leaves the old content or the new, never a part."""
@@ -28,14 +31,27 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. Non-finite numbers are refused by the JSON encoder."""
-    replace_atomically(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` as indented JSON with a hash of its content, atomically. Non-finite numbers are refused."""
+    plain = json.loads(json.dumps(value, allow_nan=False))
+    sealed = {**value, HASH: short_hash(plain, HASH_LENGTH)}
+    replace_atomically(path, (json.dumps(sealed, indent=1, sort_keys=True) + "\n").encode())
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text says; ValueError for anything else, also for one that is nested without end."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text())
+    """Read a JSON file. Raises ValueError if it is none, or holds a hash that is not of its content."""
+    value = parse_json(path.read_text(encoding="utf-8"))
+    if isinstance(value, dict) and HASH in value and value.pop(HASH) != short_hash(value, HASH_LENGTH):
+        raise ValueError(f"its content is not what {HASH} says: a disk or an editor changed it")
+    return value
 
 
 def sha256_of(path: Path) -> str:

@@ -20,6 +20,7 @@ NOT_BELOW = {
     "dictionary": ("sources", "store", "training", "runs", "evaluation", "comparison", "reporting"),
     "store": ("dictionary", "losses", "training", "runs", "evaluation", "comparison", "reporting"),
     "sources": ("dictionary", "losses", "training", "runs", "evaluation", "comparison", "reporting"),
+    "interop": ("config", "sources", "store", "losses", "training", "runs", "evaluation", "comparison", "reporting"),
     "training": ("comparison", "dashboard", "reporting"),
     "evaluation": ("training", "comparison", "dashboard", "reporting"),
     "comparison": ("store", "losses", "training", "dashboard", "reporting"),

@@ -103,7 +103,7 @@ def test_train_prints_the_run_first_and_last_and_what_comes_next(monkeypatch: py
     assert lines[0].split() == ["run", "runs/default/abc"]
     assert lines[-1].split() == ["run", "runs/default/abc"]
     assert "sae eval runs/default/abc" in result.stdout
-    assert calls == [{"fresh": True, "overrides": [SYNTHETIC]}]
+    assert calls == [{"fresh": True, "overrides": [SYNTHETIC], "profile": False}]
 
 
 @pytest.mark.parametrize(("state", "code"), [("failed", 1), ("interrupted", 130)])

@@ -1,6 +1,7 @@
 """From Hydra groups and overrides to one typed, checked Config."""
 
 import itertools
+import math
 import re
 from typing import Any, cast
 
@@ -27,6 +28,9 @@ ConfigStore.instance().store("schema", Config)
 # Hydra looks for the primary config before it reads hydra.searchpath; a user's folder has none of its own, as a rule.
 ConfigStore.instance().store("shipped", yaml.safe_load((shipped_folder() / "config.yaml").read_text()))
 
+MOST_POINTS = 100_000
+"""Points of one grid: more are a mistake, and would fill the memory."""
+
 
 def compose(overrides: list[str], config_dir: str | None = None) -> Config:
     """Return the Config of Hydra overrides such as `["sae=prolu_ste", "train.lr=3e-4"]`.
@@ -50,8 +54,20 @@ def expand(overrides: list[str], config_dir: str | None = None) -> list[list[str
     """Return the grid of overrides in Hydra's grammar: `["a=1,2", "b=3"]` gives `[["a=1", "b=3"], ["a=2", "b=3"]]`.
 
     Choices (`1,2`, `choice(..)`), `range(..)` and `glob(..)` over a group are expanded; the last key varies fastest.
+    Raises UserError for a grid without points, or with more than MOST_POINTS.
     """
-    return [list(point) for point in itertools.product(*(_values(word, config_dir) for word in overrides))]
+    axes = [_values(word, config_dir) for word in overrides]
+    for word, values in zip(overrides, axes, strict=True):
+        if not values:
+            raise UserError(f"{word}: no value; a range needs a stop beyond its start, a glob a choice that it matches")
+    refuse_too_many(math.prod(map(len, axes)), "the grid")
+    return [list(point) for point in itertools.product(*axes)]
+
+
+def refuse_too_many(points: int, place: str) -> None:
+    """Raise UserError if a grid would have more than MOST_POINTS."""
+    if points > MOST_POINTS:
+        raise UserError(f"{place}: more than {MOST_POINTS} points; give fewer values")
 
 
 def _values(word: str, config_dir: str | None) -> list[str]:
@@ -64,7 +80,7 @@ def _values(word: str, config_dir: str | None) -> list[str]:
     if isinstance(value, Glob):
         values = value.filter(list(choices(override.key_or_group, config_dir)))
     else:
-        values = list(override.sweep_string_iterator())
+        values = list(itertools.islice(override.sweep_string_iterator(), MOST_POINTS + 1))
     return [f"{override.get_key_element()}={value}" for value in values]
 
 

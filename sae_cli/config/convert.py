@@ -65,7 +65,7 @@ def load_config(path: Path) -> Config:
         return from_dict(data)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not a number that is one
         raise UserError(f"{path}: not valid YAML ({one_line(error)})") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -6,7 +6,6 @@ those of `dictionary/nonlinearities`; some need further vectors (F,), stored bes
 `input_norm: row` each x is first brought to norm sqrt(D), and x_hat back to the norm of x.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, replace_atomically, write_json
+from sae_cli.files import read_json, replace_atomically, sha256_of, write_json
 
 ARTIFACT_VERSION = 1
 SHAPES = {"W_enc_DF": ("D", "F"), "b_enc_F": ("F",), "W_dec_FD": ("F", "D"), "b_dec_D": ("D",)}
@@ -102,7 +101,8 @@ def save_sae(folder: Path, sae: SAE) -> None:
     width, latents = sae.W_enc_DF.shape
     replace_atomically(folder / "sae.safetensors", save(tensors))
     cfg = {"version": ARTIFACT_VERSION, "nonlinearity": sae.nonlinearity, "d_in": width, "d_sae": latents}
-    further = {"k": sae.k, "input_norm": sae.input_norm, "metadata": sae.metadata}
+    weights = sha256_of(folder / "sae.safetensors")
+    further = {"k": sae.k, "input_norm": sae.input_norm, "metadata": sae.metadata, "weights_sha256": weights}
     write_json(folder / "cfg.json", cfg | further)
 
 
@@ -117,7 +117,9 @@ def load_sae(folder: Path) -> SAE:
         sizes = {"D": cfg["d_in"], "F": cfg["d_sae"]}
         nonlinearity, metadata, k = cfg["nonlinearity"], cfg["metadata"], cfg.get("k", 0)
         input_norm = cfg.get("input_norm", "scalar")
-    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        if cfg.get("weights_sha256", sha := sha256_of(folder / "sae.safetensors")) != sha:
+            raise ValueError("sae.safetensors is not what cfg.json was written with")
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} holds a damaged SAE artefact: {error}") from error
     if nonlinearity not in NONLINEARITIES:
         raise UserError(f"{folder / 'cfg.json'}: unknown nonlinearity {nonlinearity!r}")

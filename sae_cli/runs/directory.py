@@ -21,8 +21,10 @@ from typing import Any
 from sae_cli.config.convert import load_config, to_yaml
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, replace_atomically, write_json
+from sae_cli.files import parse_json, read_json, replace_atomically, sha256_of, write_json
 
+SEALED = ("config.yaml", "overrides.txt", "metrics.jsonl", "sae.safetensors", "true_features.safetensors")
+"""Files whose SHA-256 the status of a finished run holds; JSON files hold their own."""
 PACKAGES = ("torch", "transformer-lens", "transformers", "hydra-core", "wandb", "safetensors")
 
 
@@ -35,6 +37,7 @@ class RunDirectory:
     @cached_property
     def config(self) -> Config:
         """The resolved configuration, as it was written before work began."""
+        self.check("config.yaml")
         return load_config(self.path / "config.yaml")
 
     @property
@@ -42,12 +45,12 @@ class RunDirectory:
         """state (new | running | done | failed | interrupted), step, steps, error, run_id, updated."""
         if not (self.path / "status.json").exists():
             return {"state": "new", "step": 0, "steps": 0, "error": ""}
-        return self._record("status.json")
+        return self.record("status.json")
 
     @property
     def stamp(self) -> dict[str, Any]:
         """Provenance: source fingerprint, versions, git state, device, arguments."""
-        return self._record("stamp.json")
+        return self.record("stamp.json")
 
     @property
     def fingerprint(self) -> str:
@@ -57,9 +60,9 @@ class RunDirectory:
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """Content of eval.json, or None before evaluation."""
-        return self._record("eval.json") if (self.path / "eval.json").exists() else None
+        return self.record("eval.json") if (self.path / "eval.json").exists() else None
 
-    def _record(self, name: str) -> dict[str, Any]:
+    def record(self, name: str) -> dict[str, Any]:
         """Read one of the run's JSON files; UserError names it if it is missing or damaged."""
         try:
             return read_json(self.path / name)
@@ -67,6 +70,12 @@ class RunDirectory:
             raise UserError(f"{self.path / name} is missing") from None
         except ValueError as error:
             raise UserError(f"{self.path / name}: damaged ({error})") from error
+
+    def check(self, name: str) -> None:
+        """Raise UserError if one of the SEALED files is not as the finished run left it."""
+        file, sealed = self.path / name, self.status.get("files", {})
+        if name in sealed and file.exists() and sha256_of(file) != sealed[name]:
+            raise UserError(f"{file}: damaged or edited after training; `sae doctor {self.path}` says what to do")
 
     @property
     def checkpoint(self) -> Path:
@@ -78,8 +87,9 @@ class RunDirectory:
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return []
+        self.check("metrics.jsonl")
         lines = file.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        return [parse_json(line) for line in lines[:-1] if line]
 
     def clear(self) -> None:
         """Remove what an earlier attempt left, so that the run starts over."""
@@ -114,9 +124,11 @@ class RunDirectory:
         write_json(self.path / "stamp.json", stamp)
 
     def set_status(self, state: str, step: int, steps: int, run_id: str, error: str = "") -> None:
-        """Replace status.json."""
+        """Replace status.json; that of a finished run holds the hashes of what it left."""
         updated = datetime.now(UTC).isoformat(timespec="seconds")
         status = {"state": state, "step": step, "steps": steps, "run_id": run_id, "error": error, "updated": updated}
+        if state == "done":
+            status["files"] = {name: sha256_of(self.path / name) for name in SEALED if (self.path / name).exists()}
         write_json(self.path / "status.json", status)
 
     def truncate_metrics(self, step: int) -> None:

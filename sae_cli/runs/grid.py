@@ -1,11 +1,13 @@
 """Grid files that both `sae sweep FILE` and `wandb sweep FILE` accept."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sae_cli.config.compose import refuse_too_many
 from sae_cli.config.groups import grid_files
 from sae_cli.errors import UserError, suggest
 
@@ -35,7 +37,7 @@ def read_grid_file(path: Path) -> list[list[str]]:
         data = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: cannot be read: {problem}") from None
-    except yaml.YAMLError as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:  # ValueError: a date that is none
         raise UserError(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected keys `method: grid` and `parameters:`")
@@ -47,7 +49,8 @@ def read_grid_file(path: Path) -> list[list[str]]:
     parameters = data.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
         raise UserError(f"{path}: parameters: expected `key: {{values: [...]}}` entries")
-    axes = (_words(f"{path}: parameters.{key}", key, entry) for key, entry in parameters.items())
+    axes = [_words(f"{path}: parameters.{key}", key, entry) for key, entry in parameters.items()]
+    refuse_too_many(math.prod(map(len, axes)), f"{path}: parameters")
     return [list(point) for point in itertools.product(*axes)]
 
 

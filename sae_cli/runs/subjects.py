@@ -10,8 +10,9 @@ from typing import Any
 from sae_cli.config.compose import compose
 from sae_cli.config.schema import Config, EvalConfig
 from sae_cli.dictionary.artifact import SAE, SHAPES, load_sae
-from sae_cli.dictionary.foreign import load_foreign, recognise
 from sae_cli.errors import UserError
+from sae_cli.interop.layouts import recognise
+from sae_cli.interop.reading import load_foreign
 from sae_cli.runs.directory import RunDirectory, find_runs
 from sae_cli.sources.registry import source_fingerprint
 

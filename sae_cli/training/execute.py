@@ -6,7 +6,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sae_cli.sources.normalised import RowNormalised
 from sae_cli.sources.registry import open_source, source_fingerprint, source_width
 from sae_cli.training.allocator import keep_freed_memory
 from sae_cli.training.checkpoint import common_step, saved_steps
+from sae_cli.training.profile import profiled
 from sae_cli.training.progress import TrainingProgress
 from sae_cli.training.schedules import total_steps
 from sae_cli.training.trainer import Member, StopFlag, Trainer
@@ -103,12 +104,13 @@ def execute(
     fresh: bool = False,
     evaluate: bool = False,
     overrides: list[list[str]] | None = None,
+    profile: bool = False,
 ) -> list[Outcome]:
     """Train the points of one stack, resuming what was begun and skipping what is done.
 
     Returns one outcome per point, in order. A member that goes non-finite fails alone; any other exception fails the
     members that were training (their checkpoints stay), UserErrors are raised on. SIGTERM and SIGINT end the training
-    after the current step with a checkpoint.
+    after the current step with a checkpoint. With `profile` the first point's folder gets a profile of a few steps.
     """
     plans = [plan_point(config) for config in configs]
     if len({plan.stack_key for plan in plans}) > 1:
@@ -118,13 +120,15 @@ def execute(
     outcomes = {i: Outcome(plan.run_id, plan.folder, "skipped") for i, plan in enumerate(plans) if i not in wanted}
     if wanted:
         chosen = [(configs[i], plans[i], words[i]) for i in wanted]
-        outcomes |= zip(wanted, _train(chosen, fresh, evaluate), strict=True)
+        outcomes |= zip(wanted, _train(chosen, fresh, evaluate, profile), strict=True)
     if evaluate:
         _evaluate([outcome for outcome in outcomes.values() if outcome.state == "skipped"])
     return [outcomes[index] for index in range(len(configs))]
 
 
-def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool, evaluate: bool) -> list[Outcome]:
+def _train(
+    points: list[tuple[Config, PointPlan, list[str]]], fresh: bool, evaluate: bool, profile: bool
+) -> list[Outcome]:
     config = points[0][0]
     device = choose_device(config.device)
     if device == "cpu":
@@ -158,8 +162,9 @@ def _train(points: list[tuple[Config, PointPlan, list[str]]], fresh: bool, evalu
             trainer = Trainer(members, source, device)
             if start:
                 log.info("resuming %d member(s) at step %d of %d", len(members), start, steps)
-            with TrainingProgress(steps, start) as progress:
-                finished = trainer.run(start, progress, stop)
+            profiling = profiled(runs[0].path, config.train, start, steps) if profile else nullcontext(lambda: None)
+            with TrainingProgress(steps, start) as progress, profiling as after_step:
+                finished = trainer.run(start, progress, stop, after_step)
             outcomes = [_finish(trainer, index, source, finished, stop) for index in range(len(members))]
             if evaluate:
                 results = _evaluate([outcome for outcome in outcomes if outcome.state == "done"])

@@ -18,6 +18,7 @@ from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import ORTHOGONALITY
 from sae_cli.losses.sparsity import row_sums
 from sae_cli.randomness import derive_seed
+from sae_cli.training.profile import phase
 from sae_cli.training.terms import dense_terms, find_entries, firing_counts, sparse_terms, squared_error
 
 
@@ -74,8 +75,9 @@ def losses(
     D = x_BD.shape[1]
     with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         target_KBD, frozen_KG = left_over(frozen, x_BD)
-        x_KBD = part.centred(x_BD)
-        m_KBF = part.pre_activations(x_KBD)
+        with phase("encode"):
+            x_KBD = part.centred(x_BD)
+            m_KBF = part.pre_activations(x_KBD)
         norm_KF = part.W_dec_KFD.norm(dim=-1) if sae.decoder_norm == "free" else None
         found = find_entries(part, config, m_KBF)
         terms = (
@@ -123,6 +125,7 @@ def left_over(frozen: SAEStack | None, x_BD: Tensor) -> tuple[Tensor, Tensor]:
     return x_BD - frozen.decode(acts_KBG), firing_counts(acts_KBG, frozen.nonlinearity.negative)
 
 
+@phase("auxiliary")
 def _revival(
     part: SAEStack, config: Config, dead_m: Callable[[Tensor | None], Tensor], error_KBD: Tensor, dead_KF: Tensor
 ) -> Tensor:
@@ -181,6 +184,7 @@ def directions_of(
     )
 
 
+@phase("penalty")
 def _orthogonality(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
     """Return Omega of a member's directions, a scalar."""
     penalty = ORTHOGONALITY[settings.kind]

@@ -9,6 +9,7 @@ from sae_cli.config.schema import Config
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.sparse.functions import operators
 from sae_cli.training.loss import Losses, Weights, losses
+from sae_cli.training.profile import phase
 from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp, total_steps
 
 METRICS = ("loss", "mse", "sparsity", "orthogonality", "auxiliary", "l0", "grad_norm")
@@ -113,7 +114,8 @@ class Stepper:
             states = self.penalty_states[members]
             found = losses(part, self.shared, x_BD, dead_KF[members], weights, step, states, earlier)
             tensors = part.tensors()
-            gradients = torch.autograd.grad(found.loss_K.sum(), list(tensors.values()), materialize_grads=True)
+            with phase("backward"):
+                gradients = torch.autograd.grad(found.loss_K.sum(), list(tensors.values()), materialize_grads=True)
             with torch.no_grad():
                 self._update(members, dict(zip(tensors, gradients, strict=True)), found, step, len(x_BD))
                 part.nonlinearity.observe(found.acts, part.parameters())
@@ -132,6 +134,7 @@ class Stepper:
         due_K = (target_K > 0) & (ramp(step, self.lambda_warmup_K[members], self.steps) == 1)
         self.lambda_scale_K[members] *= 1 + self.shared.sparsity.target_rate * distance_K * due_K
 
+    @phase("optimiser")
     def _update(self, members: slice, gradients: dict[str, Tensor], found: Losses, step: int, rows: int) -> None:
         """Project, clip, freeze what is not finite, and apply Adam; keep unit directions."""
         unit = self.shared.sae.decoder_norm == "unit" and "W_dec_KFD" in gradients

@@ -13,6 +13,7 @@ from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.sparsity import SPARSITY, row_sums
 from sae_cli.sparse.functions import COMPILED_FROM, EncodeEntries, Reconstruct, operators
 from sae_cli.sparse.operators import Entries
+from sae_cli.training.profile import phase
 
 EXACT_ROWS = 256
 """Rows whose firings bf16 counts exactly."""
@@ -35,6 +36,7 @@ class Terms:
     """x_hat - x of the whole dictionary; without gradient on the sparse path."""
 
 
+@phase("decode")
 def dense_terms(part: SAEStack, config: Config, m_KBF: Tensor, target_KBD: Tensor, norm_KF: Tensor | None) -> Terms:
     """Return the terms of pre-activations (K, B, F) by dense products; `norm_KF` scales what is penalised."""
     acts_KBF = part.latents(m_KBF)
@@ -53,6 +55,7 @@ def dense_terms(part: SAEStack, config: Config, m_KBF: Tensor, target_KBD: Tenso
     return Terms(acts_KBF, counts_KF, errors_PK, sparsity_K, x_hat_KBD.detach() - target_KBD)
 
 
+@phase("decode")
 def sparse_terms(
     part: SAEStack,
     config: Config,
@@ -86,6 +89,7 @@ def sparse_terms(
     return Terms(acts_11N, counts_F.unsqueeze(0), [mse.unsqueeze(0)], sparsity_K, error_BD.unsqueeze(0))
 
 
+@phase("find")
 def find_entries(part: SAEStack, config: Config, m_KBF: Tensor) -> tuple[Entries, Tensor] | None:
     """Return the entries beyond which latents and gradients are 0, and m there (N,); None: dense products are due.
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from sae_cli.sources import ActivationSource
 from sae_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from sae_cli.training.dead_latents import collect_rows, resample
 from sae_cli.training.loss import directions_of, has_auxiliary
+from sae_cli.training.profile import phase
 from sae_cli.training.progress import TrainingProgress
 from sae_cli.training.schedules import learning_rate, total_steps
 from sae_cli.training.stages import Stage, grow
@@ -61,7 +62,13 @@ class Trainer:
         self.seconds = 0.0
         self.logged_step = 0
 
-    def run(self, start: int, progress: TrainingProgress, stopped: "StopFlag") -> int:
+    def run(
+        self,
+        start: int,
+        progress: TrainingProgress,
+        stopped: "StopFlag",
+        after_step: Callable[[], None] = lambda: None,
+    ) -> int:
         """Train from step `start` to the end or until `stopped`; return the number of finished steps."""
         steps, train = self.steps, self.train
         self.resume(start)
@@ -72,7 +79,9 @@ class Trainer:
             if step == self.stage.end:
                 self.grow()
                 log.info("step %d: stage %d of %d begins", step, self.stage.index + 1, self.stage.count)
-            self.stepper.step(step - self.stage.start, next(batches))
+            with phase("data"):
+                x_BD = next(batches)
+            self.stepper.step(step - self.stage.start, x_BD)
             step += 1
             if step in self.stage.resampling:
                 counts = resample(self.stepper, self.rows(step), step, (step - self.stage.start) * train.batch)
@@ -84,6 +93,7 @@ class Trainer:
             if due or step == steps or stopped:
                 self.seconds = time.monotonic() - began
                 self.checkpoint(step)
+            after_step()
         return step
 
     def scaled_batches(self, start: int) -> Iterator[Tensor]:
@@ -117,6 +127,7 @@ class Trainer:
             if bool(self.stepper.frozen_K[index]):
                 member.error = f"went non-finite before step {step}"
 
+    @phase("checkpoint")
     def checkpoint(self, step: int) -> None:
         """Write the state of every member and its status."""
         for index, member in enumerate(self.members):
@@ -124,6 +135,7 @@ class Trainer:
             save_checkpoint(member.run.checkpoint, self.stepper, index, step, extra)
             member.run.set_status("running", step, self.steps, member.run_id, member.error)
 
+    @phase("log")
     def log_metrics(self, step: int, progress: TrainingProgress) -> None:
         """Bring the metrics to the host once and write them to every member's run and tracker."""
         count = step - self.logged_step

@@ -16,6 +16,7 @@ from sae_cli.config.schema import EvalConfig
 from sae_cli.dictionary.artifact import SAE, save_sae
 from sae_cli.errors import UserError
 from sae_cli.evaluation.evaluate import evaluate
+from sae_cli.files import read_json
 from sae_cli.reporting.report import write_report
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.sources.registry import source_fingerprint
@@ -66,7 +67,7 @@ def test_two_runs(make_run: MakeRun) -> None:
     a, b = make_run("a", MIXED), make_run("b", PARTS)
     path, content = compare([a, b], device="cpu")
     assert path == b / "compare.json"
-    assert json.loads(path.read_text()) == content
+    assert read_json(path) == content
     assert [(one["name"], one["latents"], one["rows"]) for one in content["dictionaries"]] == [
         ("A", 16, 500),
         ("B", 16, 500),

@@ -12,6 +12,7 @@ from sae_cli.dictionary.artifact import SAE, load_sae, save_sae
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.errors import UserError
+from sae_cli.files import read_json, sha256_of, write_json
 
 
 def make_stack(nonlinearity="prolu_ste"):
@@ -74,6 +75,8 @@ def test_a_missing_threshold_is_named(tmp_path):
     tensors = load_file(tmp_path / "sae.safetensors")
     tensors.pop("threshold")
     save_file(tensors, tmp_path / "sae.safetensors")
+    cfg = read_json(tmp_path / "cfg.json")
+    write_json(tmp_path / "cfg.json", cfg | {"weights_sha256": sha256_of(tmp_path / "sae.safetensors")})
     with pytest.raises(UserError, match="threshold must have shape"):
         load_sae(tmp_path)
 
@@ -92,7 +95,7 @@ def damaged(folder, kind):
         file = folder / "sae.safetensors"
         file.write_bytes(file.read_bytes()[:-7])
     else:
-        cfg = json.loads((folder / "cfg.json").read_text())
+        cfg = read_json(folder / "cfg.json")
         cfg |= {"d_sae": 10} if kind == "shape" else {"nonlinearity": "gelu"}
         (folder / "cfg.json").write_text(json.dumps(cfg))
 

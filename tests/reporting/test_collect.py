@@ -6,6 +6,7 @@ import pytest
 from markupsafe import escape
 
 from sae_cli.errors import UserError
+from sae_cli.files import read_json
 from sae_cli.reporting.collect import collect, frame, varying
 from sae_cli.reporting.report import write_report
 from tests.reporting import fake
@@ -138,7 +139,7 @@ def test_older_config_gets_todays_defaults(tmp_path):
 
 def test_non_finite_values_are_unknown(tmp_path):
     run = fake.write_run(tmp_path / "a", fake.config())
-    evaluation = json.loads((run / "eval.json").read_text())
+    evaluation = read_json(run / "eval.json")
     evaluation["reconstruction"]["mse"] = math.inf
     evaluation["language_model"]["delta_nats"] = None
     (run / "eval.json").write_text(json.dumps(evaluation))

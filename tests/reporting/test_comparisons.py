@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from sae_cli.files import read_json
 from sae_cli.reporting.collect import collect
 from sae_cli.reporting.comparisons import at_reference, penalty_cost, penalty_effect
 from sae_cli.reporting.groups import Groups, reference_l0
@@ -62,7 +63,7 @@ def test_the_effect_over_seeds_counts_lambdas_that_all_seeds_have(tmp_path):
             run = fake.write_run(
                 tmp_path / f"{seed}{weight}{gamma}", fake.config(weight=weight, gamma=gamma, seed=seed)
             )
-            evaluation = json.loads((run / "eval.json").read_text())
+            evaluation = read_json(run / "eval.json")
             evaluation["reconstruction"]["fvu"] = both[gamma > 0]
             (run / "eval.json").write_text(json.dumps(evaluation))
     (row,) = penalty_effect(Groups(collect([tmp_path])))

@@ -5,6 +5,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from sae_cli.files import read_json
 from sae_cli.reporting import figures
 from sae_cli.reporting.collect import collect
 from sae_cli.reporting.groups import Groups
@@ -131,7 +132,7 @@ def test_true_features_of_the_best_run_of_each_pair(groups):
 def test_the_decoder_bias_is_the_last_row_of_its_heatmap(tmp_path):
     table = {"mcc": 0.9, "heatmap": [[1.0, -0.5, 0.25], [0.0, 1.0, 0.5]], "heatmap_bias": [0.1, -0.2]}
     fake.write_run(tmp_path / "run", fake.config())
-    evaluation = json.loads((tmp_path / "run" / "eval.json").read_text()) | {"ground_truth": table}
+    evaluation = read_json(tmp_path / "run" / "eval.json") | {"ground_truth": table}
     (tmp_path / "run" / "eval.json").write_text(json.dumps(evaluation))
     (figure,) = figures.truth(Groups(collect([tmp_path]))).values()
     assert figure["data"][0]["y"] == ["latent 0", "latent 1", "latent 2", "b_dec"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sae_cli.files import read_json
 from sae_cli.reporting.collect import collect
 from sae_cli.reporting.one_run import show_run
 from tests.reporting import fake
@@ -67,7 +68,7 @@ def test_a_synthetic_source_has_no_model(tmp_path):
     ],
 )
 def test_the_next_command_follows_from_the_state(run, state, evaluated, following):
-    status = json.loads((run / "status.json").read_text()) | {"state": state}
+    status = read_json(run / "status.json") | {"state": state}
     (run / "status.json").write_text(json.dumps(status))
     if not evaluated:
         (run / "eval.json").unlink()

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from sae_cli.errors import UserError
+from sae_cli.files import read_json
 from sae_cli.reporting.collect import collect
 from sae_cli.reporting.replicates import interval
 from sae_cli.reporting.terminal import Overview, show_sweep, table
@@ -161,7 +162,7 @@ def test_one_point_and_none_that_can_be_read(tmp_path):
 def test_a_metric_that_is_nan_is_a_dash(tmp_path):
     for index in range(2):
         run = fake.write_run(tmp_path / str(index), fake.config(weight=1.0 + index))
-    evaluation = json.loads((run / "eval.json").read_text())
+    evaluation = read_json(run / "eval.json")
     evaluation["reconstruction"]["fvu"] = evaluation["language_model"]["delta_nats"] = None
     (run / "eval.json").write_text(json.dumps(evaluation))
     lines = (run / "metrics.jsonl").read_text().splitlines()

@@ -1,12 +1,12 @@
 """Run directories: records, locks, discovery."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
 from sae_cli.errors import UserError
+from sae_cli.files import read_json
 from sae_cli.runs.directory import RunDirectory, find_runs
 from tests.training.points import point
 
@@ -78,7 +78,7 @@ def test_a_folder_without_runs_is_named(tmp_path, make):
 
 def test_status_is_complete_json_at_all_times(run):
     run.set_status("failed", 4, 10, "abc", "because")
-    status = json.loads((run.path / "status.json").read_text())
+    status = read_json(run.path / "status.json")
     assert (status["state"], status["step"], status["error"]) == ("failed", 4, "because")
 
 

@@ -1,11 +1,11 @@
 """A sweep on a real SLURM: start one with tests/slurm/start_slurm.sh, then `pytest -m slurm`."""
 
-import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from sae_cli.files import read_json
 from sae_cli.runs.sweep import run_sweep
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -21,7 +21,7 @@ def test_a_sweep_runs_as_an_array_of_slurm_jobs(tmp_path, monkeypatch):
     scripts = list(Path("runs/smoke/.stacks/.submitit").glob("*/*submission.sh"))
     assert any("#SBATCH --time=10" in script.read_text() for script in scripts)
     for row in result.rows:
-        stamp = json.loads((row.folder / "stamp.json").read_text())
+        stamp = read_json(row.folder / "stamp.json")
         assert any("submitit" in word for word in stamp["argv"])
         assert (row.folder / "eval.json").exists()
 

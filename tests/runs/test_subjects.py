@@ -12,6 +12,7 @@ from sae_cli.config.compose import compose
 from sae_cli.dictionary.artifact import SAE, save_sae
 from sae_cli.errors import UserError
 from sae_cli.evaluation.evaluate import evaluate_subjects
+from sae_cli.files import read_json
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.subjects import is_sae, open_subjects
 from sae_cli.sources.registry import source_fingerprint
@@ -63,7 +64,7 @@ def test_all_kinds_mixed_in_order_with_the_data_of_the_first_run(tmp_path: Path,
     assert a != b
     results = evaluate_subjects(subjects, "cpu")
     for subject, result in zip(subjects, results, strict=True):
-        assert result == {"run": str(subject.path), **json.loads((subject.path / "eval.json").read_text())}
+        assert result == {"run": str(subject.path), **read_json(subject.path / "eval.json")}
         assert result["reconstruction"]["fvu"] == pytest.approx(0, abs=1e-9)
     assert results[0]["reconstruction"] == results[3]["reconstruction"] == results[1]["reconstruction"]
     assert [is_sae(subject.path) for subject in subjects] == [True, False, False, True]

@@ -13,7 +13,7 @@ import pytest
 
 from sae_cli import doctor
 from sae_cli.errors import UserError
-from sae_cli.files import short_hash, write_json
+from sae_cli.files import read_json, short_hash, write_json
 from sae_cli.runs import sweep
 from sae_cli.runs.sweep import plan_sweep, read_points, run_sweep
 from sae_cli.training import execute as training
@@ -209,7 +209,7 @@ def test_a_real_sweep_trains_and_evaluates(launcher):
     assert states(result) == ["done"] * 4
     for row in result.rows:
         assert (row.folder / "sae.safetensors").exists()
-        assert json.loads((row.folder / "eval.json").read_text())["version"] == 1
+        assert read_json(row.folder / "eval.json")["version"] == 1
     assert [row.stack for row in run_sweep([*TINY, "sae=relu", "sparsity.weight=1,2"]).rows] == [None, None]
 
 

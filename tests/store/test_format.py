@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from sae_cli.errors import UserError
+from sae_cli.files import read_json
 from sae_cli.store.find import cache_folder, finished, plan_bytes, verify
 from sae_cli.store.format import bytes_of, file_bytes, find_x, header_bytes, read_manifest, shard_tensors
 from sae_cli.store.loader import CacheReader
@@ -34,8 +35,8 @@ def test_manifest_has_no_time_and_no_path(make_cache, tmp_path):
     text = (make_cache() / "manifest.json").read_text()
     assert str(tmp_path) not in text
     assert set(json.loads(text)) == {
-        "created_by", "dtype", "fingerprint", "format", "format_version", "hook", "mean", "mean_squared_norm",
-        "settings", "source", "train", "validation", "variance", "width",
+        "content_hash", "created_by", "dtype", "fingerprint", "format", "format_version", "hook", "mean",
+        "mean_squared_norm", "settings", "source", "train", "validation", "variance", "width",
     }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def test_planned_bytes_of_every_row(make_cache):
 def test_every_key_and_file_is_in_the_normative_text(make_cache):
     text = (ROOT / "docs" / "cache-format.md").read_text()
     folder = make_cache()
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_json(folder / "manifest.json")
     keys = {*manifest, *manifest["train"], *manifest["train"]["shards"][0], *manifest["settings"]}
     assert [key for key in keys if f"`{key}`" not in text] == []
     assert [path.name for path in folder.iterdir() if path.name not in text and "00000" in path.name] == []
@@ -144,7 +145,7 @@ def broken(data: dict, **changes) -> dict:
 def test_a_damaged_manifest_is_named(make_cache, change, says):
     folder = make_cache()
     path = folder / "manifest.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    path.write_text(json.dumps(change(read_json(path))))
     for read in (finished, read_manifest):
         with pytest.raises(UserError, match=r"manifest\.json: ") as error:
             read(folder)
@@ -164,7 +165,7 @@ def test_a_manifest_that_is_no_json(make_cache, text):
 def test_names_that_lead_out_of_the_folder_are_refused(make_cache, name):
     folder = make_cache()
     path = folder / "manifest.json"
-    data = json.loads(path.read_text())
+    data = read_json(path)
     data["train"]["shards"][0]["name"] = name
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match="unfit file name"):

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import linear, relu
 
 from sae_cli.dictionary.artifact import save_sae
-from sae_cli.dictionary.foreign import load_foreign, recognise
 from sae_cli.errors import UserError
+from sae_cli.interop.layouts import recognise
+from sae_cli.interop.reading import load_foreign
 from tests.evaluation.saes import random_sae
 
 Forward = Callable[[dict[str, Tensor], Tensor, dict[str, Any]], tuple[Tensor, Tensor]]

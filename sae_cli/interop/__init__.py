@@ -1,0 +1,1 @@
+"""SAEs in the files of other libraries, both ways."""

@@ -1,0 +1,110 @@
+"""`sae doctor RUN`: every damaged file is named, and doing what is said brings the run back bit for bit."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sae_cli.cli import app
+from sae_cli.dictionary.artifact import load_sae
+from sae_cli.errors import UserError
+from sae_cli.runs.directory import RunDirectory
+from sae_cli.runs.recovery import examine_path
+
+invoke = CliRunner().invoke
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    words = [
+        "experiment=three_features",
+        "train.tokens=20000",
+        "train.batch=256",
+        "tracker=jsonl",
+        "train.log_every=10",
+    ]
+    result = invoke(app, ["train", *words, f"runs_dir={folder}"])
+    assert result.exit_code == 0, result.output
+    (run,) = (file.parent for file in folder.glob("*/*/cfg.json"))
+    assert invoke(app, ["eval", str(run)]).exit_code == 0
+    return run
+
+
+@pytest.fixture
+def run(trained: Path) -> Path:
+    """The run, with a copy of its files beside it that is put back afterwards."""
+    kept = trained.with_name("kept")
+    shutil.copytree(trained, kept)
+    yield trained
+    shutil.rmtree(trained)
+    kept.rename(trained)
+
+
+def flip(file: Path, place: float = 0.5) -> None:
+    data = bytearray(file.read_bytes())
+    spot = int(place * len(data))
+    while file.suffix != ".safetensors" and not chr(data[spot]).isalnum():  # white space of JSON may be anything
+        spot += 1
+    data[spot] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def follow(fix: str) -> None:
+    """Do what a fix says: delete files, then run a command."""
+    for name in re.findall(r"(?:delete|and) (/\S+?)(?=,|;| and|$)", fix):
+        Path(name).unlink()
+    (command,) = re.findall(r"run `(.+)`", fix)
+    result = invoke(app, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_sound_run_is_said_to_be_sound(run: Path) -> None:
+    result = invoke(app, ["doctor", str(run.parent.parent)])
+    assert result.exit_code == 0
+    assert "sound" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.yaml", "overrides.txt", "stamp.json", "status.json", "metrics.jsonl", "eval.json", "cfg.json",
+        "sae.safetensors", "true_features.safetensors",
+    ],
+)  # fmt: skip
+def test_what_is_damaged_is_named_and_recovered(run: Path, name: str) -> None:
+    before = (run / name).read_bytes()
+    flip(run / name)
+    findings = examine_path(run)
+    assert [finding.state for finding in findings] == ["fail"]
+    assert Path(findings[0].name).name == ("sae.safetensors" if name == "cfg.json" else name)
+    assert invoke(app, ["doctor", str(run)]).exit_code == 1
+    if name == "overrides.txt":  # the command is not known any more: the person's own
+        (run / name).write_bytes(before)
+    else:
+        follow(findings[0].fix)
+    assert [finding.detail for finding in examine_path(run)] == ["sound"]
+    if name not in ("status.json", "stamp.json", "eval.json", "metrics.jsonl"):  # those hold times
+        assert (run / name).read_bytes() == before
+
+
+def test_readers_refuse_what_was_changed(run: Path) -> None:
+    flip(run / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: damaged or edited after training"):
+        RunDirectory(run).metrics()
+    flip(run / "sae.safetensors", 0.9)
+    with pytest.raises(UserError, match="damaged SAE artefact"):
+        load_sae(run)
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(UserError, match=r"config\.yaml: damaged or edited"):
+        RunDirectory(run).config  # noqa: B018
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    result = invoke(app, ["doctor", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds no run" in result.output

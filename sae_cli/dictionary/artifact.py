@@ -63,29 +63,10 @@ class SAE:
         stored = {name: tensor.to(device) for name, tensor in self.stored.items()}
         return replace(self, **tensors, stored=stored)
 
-    @classmethod
-    def fold(
-        cls,
-        nonlinearity: str,
-        k: int,
-        scale: float,
-        stored: dict[str, Tensor],
-        metadata: dict[str, Any],
-        input_norm: str = "scalar",
-        **tensors: Tensor,
-    ) -> "SAE":
-        """Return the SAE that acts on raw x as the given tensors act on scale * x; latents keep their values."""
-        return cls(
-            nonlinearity,
-            W_enc_DF=tensors["W_enc_DF"] * scale,
-            b_enc_F=tensors["b_enc_F"].clone(),
-            W_dec_FD=tensors["W_dec_FD"] / scale,
-            b_dec_D=tensors["b_dec_D"] / scale,
-            k=k,
-            stored=stored,
-            input_norm=input_norm,
-            metadata=metadata,
-        )
+    def on_raw(self, scale: float) -> "SAE":
+        """Return the SAE that acts on raw x as this one acts on scale * x; latents keep their values."""
+        W_dec_FD, b_dec_D = self.W_dec_FD / scale, self.b_dec_D / scale
+        return replace(self, W_enc_DF=self.W_enc_DF * scale, W_dec_FD=W_dec_FD, b_dec_D=b_dec_D)
 
 
 def row_scale(x_BD: Tensor) -> Tensor:

@@ -188,9 +188,12 @@ class SAEStack:
         """Return one member as an SAE that acts on raw activations."""
         parameters = {name: tensor[index, 0] for name, tensor in self.parameters().items()}
         stored = {name: tensor.detach().cpu().clone() for name, tensor in self.nonlinearity.store(parameters).items()}
-        folded = {name.replace("K", ""): getattr(self, name)[index].detach().cpu().clone() for name in WEIGHTS}
+        own: dict[str, Any] = {
+            name.replace("K", ""): getattr(self, name)[index].detach().cpu().clone() for name in WEIGHTS
+        }
         if self.centre_KD is not None:
             shift_D = self.b_dec_KD[index] - self.centre_KD[index]
-            folded["b_enc_F"] += (shift_D @ self.W_enc_KDF[index]).cpu()
+            own["b_enc_F"] += (shift_D @ self.W_enc_KDF[index]).cpu()
         sae = self.settings[index]
-        return SAE.fold(sae.nonlinearity, sae.k, scale, stored, metadata, sae.input_norm, **folded)
+        own |= {"k": sae.k, "stored": stored, "input_norm": sae.input_norm, "metadata": metadata}
+        return SAE(sae.nonlinearity, **own).on_raw(scale)

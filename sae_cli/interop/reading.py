@@ -131,6 +131,6 @@ def _convert(
         tensors["b_enc"] = tensors["b_enc"] + shift_F
         if "b_mag" in tensors:
             tensors["b_mag"] = tensors["b_mag"] + tensors["r_mag"].exp() * shift_F
-    weights = {f"{ours}_{axes}": tensors.pop(ours).contiguous() for ours, axes in AXES.items()}
+    weights: dict[str, Any] = {f"{ours}_{axes}": tensors.pop(ours).contiguous() for ours, axes in AXES.items()}
     origin = {key: cfg.get(key) for key in ("model_name", "hook_name")}
-    return SAE.fold(nonlinearity, k, scale, tensors, origin, input_norm, **weights)
+    return SAE(nonlinearity, **weights, k=k, stored=tensors, input_norm=input_norm, metadata=origin).on_raw(scale)

@@ -162,15 +162,15 @@ def _signals_are_interrupts() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _requeue() -> None:
+def _requeue(job: str) -> None:
     """Leave this interrupted SLURM job without a result for those who wait for it, if it will run again.
 
     It will if SLURM put it back into its queue, or if nobody ended it but a signal came (preemption with a grace
     time, the end of its time): then submitit's handler of that signal puts it back. Returns if the job was cancelled
     or is not to be queued again (`max_num_timeout`).
     """
-    command = ["scontrol", "show", "job", "--oneliner", os.environ["SLURM_JOB_ID"]]
-    facts = dict(re.findall(r"(\w+)=(\S+)", subprocess.run(command, capture_output=True, text=True).stdout))
+    shown = subprocess.run(["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True).stdout
+    facts = dict(re.findall(r"(\w+)=(\S+)", shown))
     if int(facts.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
         raise SystemExit("SLURM runs this job again")
     if facts.get("JobState") == "RUNNING":
@@ -200,12 +200,13 @@ def main(composed: DictConfig) -> None:
     _log_to_stderr()
     stack = composed.get("stack")
     if stack is not None:
-        launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
+        facts = HydraConfig.get()
+        launcher = facts.runtime.choices["hydra/launcher"]
         interrupted = run_stack(Path(stack))
         if interrupted and launcher == "basic":
             raise KeyboardInterrupt  # it runs one job after the other in this process: none may start now
         if interrupted and launcher == "submitit_slurm":
-            _requeue()
+            _requeue(facts.job.id)
         return
     overrides = list(HydraConfig.get().overrides.task)
     try:

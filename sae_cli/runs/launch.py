@@ -33,6 +33,7 @@ from sae_cli.config.compose import VERSION_BASE
 from sae_cli.config.convert import from_dict, one_line
 from sae_cli.errors import UserError
 from sae_cli.files import read_json, write_json
+from sae_cli.runs.tracking import wait_for_uploads
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,8 @@ def _on_ray(files: list[Path], settings: list[str]) -> None:
         with hydra.initialize_config_module("sae_cli.conf", version_base=VERSION_BASE):
             composed = hydra.compose(overrides=settings, return_hydra_config=True)
         options: Any = OmegaConf.to_container(composed.hydra.launcher.ray, resolve=True)
-        ray.init(**options["init"])
         task = ray.remote(_ray_task).options(**options["remote"])
+        ray.init(**options["init"])
     except Exception as problem:
         raise UserError(f"launcher ray: {one_line(problem)}") from problem
     signal.signal(signal.SIGTERM, handler)  # Ray's own aborts the process
@@ -109,6 +110,7 @@ def _ray_task(path: Path, folder: Path) -> None:
     os.chdir(folder)
     _log_to_stderr()
     run_stack(path)
+    wait_for_uploads()  # Ray kills its workers
 
 
 def _quote(path: Path) -> str:

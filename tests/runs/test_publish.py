@@ -124,7 +124,7 @@ def test_a_server_that_falls_silent_holds_nothing_up(tmp_path, monkeypatch):
     assert time.monotonic() - begun < 45
     assert ended.returncode == 0
     (warning,) = ended.stderr.splitlines()
-    assert re.search(r"not all was sent in 10 s; `wandb sync \S+/run-\S+` sends the rest", warning)
+    assert re.search(r"not all was sent in 10 s; `wandb sync --include-online \S+/run-\S+` sends the rest", warning)
 
 
 def test_nothing_of_wandb_can_stop_a_report(tmp_path, monkeypatch):

@@ -37,6 +37,9 @@ from sae_cli.runs.tracking import wait_for_uploads
 
 logger = logging.getLogger(__name__)
 
+OPEN = r"^\+*(hydra\.launcher\.(ray\.init|ray\.remote|additional_parameters)\.)"
+"""Launcher options without a fixed set of keys, to which Hydra adds new ones by ++ only."""
+
 
 def result_path(stack: Path) -> Path:
     """Return the file in which the job of a stack file leaves its outcomes."""
@@ -48,8 +51,7 @@ def multirun(files: list[Path], launcher: str, options: Sequence[str]) -> None:
 
     Raises UserError if Hydra refuses to start, KeyboardInterrupt if it was interrupted.
     """
-    # ++: tables without a fixed set of keys, such as Ray's, take new ones by + only
-    settings = [f"hydra/launcher={launcher}", *(f"++{option.lstrip('+')}" for option in options)]
+    settings = [f"hydra/launcher={launcher}", *(re.sub(OPEN, r"++\1", option) for option in options)]
     if launcher == "ray":
         _on_ray(files, settings)
         return
@@ -176,8 +178,8 @@ def _requeue(job: str) -> None:
     if int(facts.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
         raise SystemExit("SLURM runs this job again")
     if facts.get("JobState") == "RUNNING":
-        (number,) = (n for n in (signal.SIGUSR1, signal.SIGUSR2) if callable(signal.getsignal(n)))
         try:
+            (number,) = (n for n in (signal.SIGUSR1, signal.SIGUSR2) if callable(signal.getsignal(n)))
             signal.raise_signal(number)
         except Exception as problem:  # submitit's, or scontrol's
             logger.warning("%s", one_line(problem))

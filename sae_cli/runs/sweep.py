@@ -19,7 +19,7 @@ from sae_cli.runs.launch import multirun, result_path
 
 logger = logging.getLogger(__name__)
 
-LAUNCHERS = {"basic": "", "joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+LAUNCHERS = {"basic": "", "joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 """Hydra launchers and the extra that brings each."""
 
 MAX_MEMBERS = 32
@@ -98,6 +98,8 @@ def plan_sweep(
             problems.setdefault(str(problem), []).append(number)
             continue
         if plan.run_id in rows:
+            if (other := rows[plan.run_id].folder) != plan.folder:
+                raise UserError(f"sweep: {other} and {plan.folder} are one run: give one `name` and one `runs_dir`")
             continue
         step = 0 if fresh else plan.resume_step
         row = Row(overrides, plan.run_id, plan.folder, plan.state, None, plan.parameters, plan.memory_bytes, step)

@@ -13,7 +13,14 @@ from sae_cli.runs.sweep import Row, run_sweep
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-BASE = "source=three_features tracker=jsonl sae.latents=3 train.batch=64 train.precision=fp32 eval.rows=256".split()
+BASE = [
+    "source=three_features",
+    "tracker=jsonl",
+    "sae.latents=3",
+    "train.batch=64",
+    "train.precision=fp32",
+    "eval.rows=256",
+]
 LONG = [*BASE, "train.tokens=150000", "train.log_every=20", "sae=relu,prolu_ste", "seed=1,2"]
 NAME = "sae-test"
 OPTIONS = ["hydra.launcher.timeout_min=60", "hydra.launcher.cpus_per_task=1", f"hydra.launcher.name={NAME}"]

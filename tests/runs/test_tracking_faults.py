@@ -17,7 +17,7 @@ from tests.runs.fake_wandb import FakeServer, history_of, read_back, serve
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.usefixtures("key")]
 
-WORDS = "source=three_features sae.latents=3 train.tokens=8192 train.batch=64 train.precision=fp32".split()
+WORDS = ["source=three_features", "sae.latents=3", "train.tokens=8192", "train.batch=64", "train.precision=fp32"]
 STEPS = list(range(8, 129, 8))
 
 

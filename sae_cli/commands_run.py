@@ -23,7 +23,8 @@ Grid = Annotated[
     list[str], typer.Argument(metavar="[FILE] [OVERRIDES]...", help="A grid file, values with commas.", **WORDS)
 ]
 Launcher = Annotated[
-    str, typer.Option(help="basic | joblib | submitit_local | submitit_slurm; hydra.launcher.KEY=VALUE sets it up.")
+    str,
+    typer.Option(help="basic | joblib | ray | submitit_local | submitit_slurm; hydra.launcher.KEY=VALUE sets it up."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and do nothing.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming or skipping.")]
@@ -111,7 +112,7 @@ def sweep(
     """
     from sae_cli.runs.sweep import run_sweep
 
-    options = [word for word in overrides if word.startswith("hydra.")]
+    options = [word for word in overrides if word.lstrip("+").startswith("hydra.")]
     result = run_sweep(
         [word for word in overrides if word not in options],
         launcher=launcher,

@@ -23,6 +23,7 @@ PINNED = {"hydra-core": ">=1.3,<1.4", "omegaconf": ">=2.3,<2.4", "transformer-le
 EXTRAS = {
     "gemma": "gguf",
     "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "ray": "hydra_plugins.hydra_ray_launcher",
     "slurm": "hydra_plugins.hydra_submitit_launcher",
 }
 """Optional extras and a module that each brings."""

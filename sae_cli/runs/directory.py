@@ -154,7 +154,8 @@ class RunDirectory:
                 holder = stream.read().strip() or "another process"
                 raise UserError(f"{self.path} is being trained by {holder}; wait for it or stop it") from None
             stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+            job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}{job}")
             stream.flush()
             yield
 

@@ -99,7 +99,8 @@ def publish_files(
     thread.start()
     thread.join(None if run.offline else FINISH_SECONDS)
     if thread.is_alive():
-        logger.warning("wandb: not all was sent in %d s; `wandb sync %s` sends the rest", FINISH_SECONDS, local)
+        rest = f"`wandb sync --include-online {local}` sends the rest"
+        logger.warning("wandb: not all was sent in %d s; %s", FINISH_SECONDS, rest)
     elif problems:
         logger.warning("wandb: %s; the %s is not published in full", problems[0], job)
     return {"id": run.id, "folder": local} | ({} if run.offline else {"url": run.url})

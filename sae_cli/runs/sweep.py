@@ -1,6 +1,7 @@
 """A sweep: points expanded, all checked before any starts, grouped into stacks, handed to Hydra's launchers."""
 
 import logging
+import secrets
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from sae_cli.runs.launch import multirun, result_path
 
 logger = logging.getLogger(__name__)
 
-LAUNCHERS = {"basic": "", "joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+LAUNCHERS = {"basic": "", "joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 """Hydra launchers and the extra that brings each."""
 
 MAX_MEMBERS = 32
@@ -97,6 +98,8 @@ def plan_sweep(
             problems.setdefault(str(problem), []).append(number)
             continue
         if plan.run_id in rows:
+            if (other := rows[plan.run_id].folder) != plan.folder:
+                raise UserError(f"sweep: {other} and {plan.folder} are one run: give one `name` and one `runs_dir`")
             continue
         step = 0 if fresh else plan.resume_step
         row = Row(overrides, plan.run_id, plan.folder, plan.state, None, plan.parameters, plan.memory_bytes, step)
@@ -168,8 +171,8 @@ def _check_launcher(launcher: str, options: Sequence[str]) -> None:
 
 def _write_stack(folder: Path, stack: Stack, fresh: bool, evaluate: bool) -> Path:
     points = [{"config": to_dict(config), "overrides": row.overrides} for row, config in stack]
-    path = folder / f"{short_hash([row.run_id for row, _ in stack])}.json"
-    result_path(path).unlink(missing_ok=True)
+    # Named anew each time: jobs of an earlier command may still be queued.
+    path = folder / f"{short_hash([row.run_id for row, _ in stack])}-{secrets.token_hex(3)}.json"
     write_json(path, {"fresh": fresh, "evaluate": evaluate, "points": points})
     return path
 

@@ -8,6 +8,7 @@ import threading
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -23,12 +24,16 @@ PROBE_SECONDS = 4
 INIT_SECONDS = 6
 """Longest wait of `wandb.init` for an online run; after it the process writes offline."""
 FINISH_SECONDS = 10
-"""Longest wait for uploads at the end of an online run; all runs of a stack wait at the same time."""
+"""Longest wait for uploads at the end of an online run; all runs of a process wait at the same time."""
 
+THREAD = "wandb-run-"
+"""How the names of trackers' threads begin."""
 OFFLINE = "writing offline, `wandb sync` sends the runs later"
 _answers: list[str] = []
 """Empty until the server was asked; then why it takes no runs, or "". The other members need not wait for it again."""
 _said: set[str] = set()
+_lock = threading.Lock()
+"""Held where a process asks the server and where it says something once."""
 
 
 class Tracker:
@@ -55,61 +60,91 @@ class Tracker:
 
 
 class WandbTracker(Tracker):
-    """One Weights & Biases run. The first call that fails silences it; metrics.jsonl has everything."""
+    """One Weights & Biases run, in a thread of its own: training waits neither for the server nor for W&B's client.
 
-    def __init__(self, run: Any) -> None:
-        self._run = run
-        self._id = str(run.id)
-        self._alive = True
+    The first call that fails silences it; metrics.jsonl has everything. The interpreter waits for the thread at exit.
+    """
+
+    def __init__(self, arguments: dict[str, Any], mode: str) -> None:
+        self._id = str(arguments.get("id", ""))
+        self._started = threading.Event()
+        self._calls: SimpleQueue[Callable[[Any], Any] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, args=(arguments, mode), name=THREAD + self._id)
+        self._thread.start()
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        self._guard(lambda: self._run.log(dict(values), step=step))
+        copy = dict(values)
+        self._calls.put(lambda run: run.log(copy, step=step))
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        import wandb
-
         finite = values[np.isfinite(values)].astype(np.float64)
+
+        def call(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Histogram(finite, num_bins=64)}, step=step)
+
         if finite.size:
-            self._guard(lambda: self._run.log({name: wandb.Histogram(finite, num_bins=64)}, step=step))
+            self._calls.put(call)
 
     def summary(self, values: dict[str, Any]) -> None:
-        self._guard(lambda: self._run.summary.update(values))
+        copy = dict(values)
+        self._calls.put(lambda run: run.summary.update(copy))
 
     def state(self) -> dict[str, str]:
         return {"wandb_id": self._id}
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        def finish() -> None:
-            self._guard(lambda: self._run.finish(exit_code=0 if kind is None else 1))
+        self._calls.put(lambda run: _finish(run, 0 if kind is None else 1))
+        self._calls.put(None)
+        self._started.wait()
+        if self._offline:
+            self._thread.join()
 
-        if self._run.offline:
-            finish()
-        else:
-            # A thread that the interpreter waits for at exit: training goes on, and no upload is cut short.
-            threading.Thread(target=finish, name=f"wandb-finish-{self._id}").start()
-
-    def _guard(self, call: Callable[[], Any]) -> None:
-        if not self._alive:
-            return
-        try:
-            call()
-        except Exception as problem:
-            self._alive = False
-            logger.warning("wandb: %s; run %s goes on in metrics.jsonl alone", one_line(problem), self._id)
+    def _work(self, arguments: dict[str, Any], mode: str) -> None:
+        run = start(arguments, mode, "metrics go to metrics.jsonl alone")
+        self._offline = run is None or bool(run.offline)
+        self._id = self._id if run is None else str(run.id)
+        self._started.set()
+        while (call := self._calls.get()) is not None:
+            try:
+                if run is not None:
+                    call(run)
+            except Exception as problem:
+                logger.warning("wandb: %s; run %s goes on in metrics.jsonl alone", one_line(problem), self._id)
+                run = None
 
 
 def open_tracker(config: Config, run_id: str, attempt_id: str, folder: Path, resume: bool) -> Tracker:
-    """Open the tracker that `config.tracker` asks for; it never prompts, raises or waits longer than a few seconds.
+    """Open the tracker that `config.tracker` asks for; it never prompts, raises or waits.
 
     The id at Weights & Biases is `<run_id>-<attempt_id>`, so a resumed run (`resume`, same attempt) goes on in its
     own curve. Under an agent of `wandb sweep` (WANDB_SWEEP_ID) id, group, project and entity are the agent's.
     An online run that the server does not take is written offline, to be sent later by `wandb sync`.
     """
-    if config.tracker.kind != "wandb":
+    if config.tracker.kind != "wandb" or os.environ.get("WANDB_MODE") == "disabled":
         return Tracker()
-    arguments = init_arguments(config, run_id, attempt_id, folder, resume)
-    run = start(arguments, config.tracker.mode, "metrics go to metrics.jsonl alone")
-    return Tracker() if run is None else WandbTracker(run)
+    return WandbTracker(init_arguments(config, run_id, attempt_id, folder, resume), config.tracker.mode)
+
+
+def wait_for_uploads() -> None:
+    """Wait until every tracker of this process has ended, for processes that are killed when their work is done."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(THREAD):
+            thread.join()
+
+
+def _finish(run: Any, exit_code: int) -> None:
+    """End a run; one line if the server may not have everything. The run's folder has, for `wandb sync`."""
+    try:
+        run.finish(exit_code=exit_code)
+    except TimeoutError:
+        reason = f"not all was taken in {FINISH_SECONDS} s"
+    else:
+        # The client says nothing when a server refuses what it is sent.
+        reason = "" if run.offline else _ask(*_server())
+    if reason:
+        _say(logging.WARNING, f"wandb: {reason}; `wandb sync --include-online RUN/wandb/run-*` sends the rest")
 
 
 def start(arguments: dict[str, Any], mode: str, otherwise: str) -> Any:
@@ -122,12 +157,16 @@ def start(arguments: dict[str, Any], mode: str, otherwise: str) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or it retries its own reports, aloud, without a network
     try:
-        if _choose_mode(mode) == "online":
+        with _lock:
+            chosen = _choose_mode(mode)
+        if chosen == "online":
             try:
                 return _init(arguments, "online")
             except Exception as problem:
-                _answers[:] = [one_line(problem)]
-                _say(logging.WARNING, f"wandb: {_answers[0]}; {OFFLINE}")
+                with _lock:  # of several at once the first says why
+                    if not _answers[0]:
+                        _answers[:] = [one_line(problem)]
+                        _say(logging.WARNING, f"wandb: {_answers[0]}; {OFFLINE}")
                 if "id" in arguments:  # W&B's service holds the id of a run that failed to start
                     arguments["id"] += "-offline"
         return _init(arguments, "offline")
@@ -157,23 +196,18 @@ def init_arguments(config: Config, run_id: str, attempt_id: str, folder: Path, r
 
 def _choose_mode(mode: str) -> Literal["online", "offline"]:
     """Return online or offline, with one line that says why; asks the server once per process."""
-    import wandb
-    from wandb.sdk.lib import wbauth
-
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "auto")
     if mode in ("offline", "dryrun"):
         _say(logging.INFO, "wandb: offline, as set; `wandb sync` sends the runs later")
         return "offline"
-    server = str(wandb.setup().settings.base_url)
-    # `prompt=False`: environment, netrc and settings file are read, and nobody is asked.
-    login = wbauth.authenticate_session(host=server, source="sae", prompt=False, update_session=False)
+    server, login = _server()
     if login is None:
         level = logging.WARNING if mode == "online" else logging.INFO
         _say(level, "wandb: no key at hand, writing offline; `wandb login` once for later runs, `wandb sync` for these")
         return "offline"
     if not _answers:
-        _answers.append(_ask(server, getattr(login, "api_key", None)))
+        _answers.append(_ask(server, login))
         if _answers == [""]:
             _say(logging.INFO, f"wandb: online at {server}")
         else:
@@ -181,12 +215,22 @@ def _choose_mode(mode: str) -> Literal["online", "offline"]:
     return "offline" if _answers[0] else "online"
 
 
-def _ask(server: str, key: str | None) -> str:
+def _server() -> tuple[str, Any]:
+    """Return the server's address, and what logs in there or None."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    server = str(wandb.setup().settings.base_url)
+    # `prompt=False`: environment, netrc and settings file are read, and nobody is asked.
+    return server, wbauth.authenticate_session(host=server, source="sae", prompt=False, update_session=False)
+
+
+def _ask(server: str, login: Any) -> str:
     """Return why `server` cannot take runs now, or an empty string.
 
     Asked before `wandb.init`, which retries for long and whose failed runs keep their ids from being used offline.
     """
-    reasons = [f"no answer in {PROBE_SECONDS} s"]
+    reasons, key = [f"no answer in {PROBE_SECONDS} s"], getattr(login, "api_key", None)
 
     def ask() -> None:
         headers = {"Content-Type": "application/json"}
@@ -221,6 +265,7 @@ def _init(arguments: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
         symlink=False,
         init_timeout=INIT_SECONDS,
         finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
         x_disable_meta=True,
         x_disable_stats=True,
         x_disable_machine_info=True,

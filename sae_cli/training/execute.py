@@ -164,20 +164,23 @@ def _train(
                 log.info("resuming %d member(s) at step %d of %d", len(members), start, steps)
             profiling = profiled(runs[0].path, config.train, start, steps) if profile else nullcontext(lambda: None)
             with TrainingProgress(steps, start) as progress, profiling as after_step:
+                stop.training = True
                 finished = trainer.run(start, progress, stop, after_step)
+                stop.training = False
             outcomes = [_finish(trainer, index, source, finished, stop) for index in range(len(members))]
             if evaluate:
                 results = _evaluate([outcome for outcome in outcomes if outcome.state == "done"])
                 for member in members:
                     member.tracker.summary(results.get(str(member.run.path), {}))
             return outcomes
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             log.debug("%s", traceback.format_exc())
             message = " ".join(str(error).split()) or type(error).__name__
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             for run, (_, plan, _) in zip(runs, points, strict=True):
                 if run.status["state"] == "running":
-                    run.set_status("failed", run.status["step"], steps, plan.run_id, message)
-            if isinstance(error, UserError):
+                    run.set_status(state, run.status["step"], steps, plan.run_id, message)
+            if isinstance(error, UserError | KeyboardInterrupt):
                 raise
             log.error("%s", message)
             return [Outcome(plan.run_id, plan.folder, "failed", message) for _, plan, _ in points]
@@ -223,14 +226,14 @@ def _evaluate(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
 
 @contextmanager
 def _stop_signals() -> Iterator[StopFlag]:
-    """Turn SIGTERM and SIGINT into a flag; a second one interrupts at once."""
+    """Turn SIGTERM and SIGINT into a flag while there are steps; a second one, or one at other times, interrupts."""
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
 
     def handle(number: int, frame: Any) -> None:
-        if flag:
+        if flag or not flag.training:
             raise KeyboardInterrupt
         flag.signal = number
         log.warning("stopping after this step; the run resumes from here")

@@ -226,6 +226,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.signal = 0
+        self.training = False
 
     def __bool__(self) -> bool:
         return self.signal != 0

@@ -38,11 +38,15 @@ def history_of(records: list) -> list[dict]:
 
 
 class FakeServer:
-    """Answers as much of the W&B protocol as an online run asks for, and keeps what it was sent."""
+    """Answers as much of the W&B protocol as an online run asks for, and keeps what it was sent.
+
+    `answer` is how: ok, a status code, hang (60 s), hold (until `release` is set), or what some tests name.
+    """
 
     def __init__(self, answer: str) -> None:
         fake = self
         self.answer = answer
+        self.release = threading.Event()
         self.history: list[str] = []
         self.queries: list[str] = []
         self.variables: list[dict] = []
@@ -68,8 +72,10 @@ class FakeServer:
                 if self.headers.get("Content-Encoding") == "gzip":
                     data = gzip.decompress(data)
                 body = json.loads(data or b"{}")
-                if fake.answer == "error":
-                    self.reply(500)
+                if fake.answer == "hold":
+                    fake.release.wait(60)
+                if fake.answer.isdigit():
+                    self.reply(int(fake.answer))
                 elif fake.answer == "hang" or (fake.answer == "stall" and "rtifact" in body.get("query", "")):
                     time.sleep(60)
                 elif fake.answer == "denied":

@@ -1,6 +1,7 @@
 """The Hydra application: stack jobs leave their outcomes in files, points run as plain Hydra jobs."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from sae_cli.config.convert import to_dict
 from sae_cli.errors import UserError
 from sae_cli.files import read_json, write_json
 from sae_cli.runs.launch import result_path, run_point, run_stack
+from sae_cli.runs.sweep import run_sweep
 from sae_cli.training import execute as training
 from sae_cli.training.execute import Outcome
 
@@ -70,6 +72,33 @@ def test_an_interrupted_stack_says_so_and_does_not_start_over_when_it_is_queued_
     assert run_stack(stack_file) is True
     assert read_json(result_path(stack_file))["a"]["state"] == "interrupted"
     assert fresh == [True, False]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_before_training_interrupts_the_stack_and_handlers_come_back(stack_file, monkeypatch, number):
+    monkeypatch.setattr(training, "open_source", lambda *arguments: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    assert run_stack(stack_file) is True
+    assert read_json(result_path(stack_file)) == {"": {"state": "interrupted", "error": ""}}
+    states = [read_json(path)["state"] for path in Path("runs").glob("default/*/status.json")]
+    assert states == ["interrupted"] * 2
+    assert signal.getsignal(number) is before
+
+
+def test_a_slurm_job_gets_what_the_launcher_options_ask_for(tmp_path, monkeypatch, capfd):
+    """A submission that fails leaves its script; the plugin needs to find srun."""
+    for name, text in {"srun": "", "sbatch": f"cp $1 {tmp_path}/script; exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    options = ["gpus_per_node=1", "array_parallelism=2", "additional_parameters.nice=5"]
+    words = [*WORDS, "sae=relu,prolu_ste,prolu_relu"]
+    with pytest.raises(UserError, match="Hydra ran no stack"):
+        run_sweep(words, launcher="submitit_slurm", launcher_options=[f"hydra.launcher.{word}" for word in options])
+    script = (tmp_path / "script").read_text()
+    for line in ("--gpus-per-node=1", "--array=0-2%2", "--nice=5", "--signal=USR2@120"):
+        assert f"#SBATCH {line}\n" in script
 
 
 def test_a_point_is_checked_trained_and_evaluated(monkeypatch):

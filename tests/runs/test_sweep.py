@@ -157,6 +157,13 @@ def test_equal_points_run_once(calls):
     assert (len(result.rows), calls[0].seeds) == (1, [1])
 
 
+@pytest.mark.parametrize("words", [["name=a,b"], ["runs_dir=a,b", "seed=1,2"]])
+def test_several_places_for_one_run_are_refused(calls, words):
+    with pytest.raises(UserError, match="are one run: give one `name`"):
+        run_sweep([*BASE, *words])
+    assert calls == []
+
+
 def test_large_groups_are_cut_into_stacks(calls):
     rows, stacks = plan_sweep(read_points([*BASE, "seed=range(7)"]), max_members=3)
     assert [len(stack) for stack in stacks] == [3, 3, 1]

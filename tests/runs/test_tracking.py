@@ -4,7 +4,6 @@ import json
 import logging
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -128,16 +127,14 @@ def test_with_a_key_and_a_server_the_run_is_sent(tmp_path, monkeypatch, key):
     server = serve("ok", monkeypatch)
     with open_tracker(make_config(), "abc", "1", tmp_path, False) as tracker:
         tracker.log(1, {"loss": 2.5})
-    for thread in threading.enumerate():
-        if thread.name == "wandb-finish-abc-1":
-            thread.join(30)
+    tracking.wait_for_uploads()
     server.stop()
     assert tracker.state() == {"wandb_id": "abc-1"}
     assert any("upsertBucket" in query for query in server.queries)
     assert any(json.loads(line).get("loss") == 2.5 for line in server.history)
 
 
-@pytest.mark.parametrize("answer", ["refused", "error", "denied", "hang", "full"])
+@pytest.mark.parametrize("answer", ["refused", "500", "429", "denied", "hang", "full"])
 def test_a_server_that_does_not_take_runs_costs_one_short_wait_per_process(tmp_path, monkeypatch, caplog, key, answer):
     if answer == "refused":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
@@ -176,23 +173,6 @@ def test_an_offline_run_is_read_and_sent_by_wandb_sync(tmp_path, monkeypatch, ke
     assert row["bias"]["_type"] == "histogram"
 
 
-def test_a_server_that_dies_during_the_run_holds_nothing_up(tmp_path, monkeypatch, key):
-    monkeypatch.setattr(tracking, "FINISH_SECONDS", 2)
-    server = serve("ok", monkeypatch)
-    start = time.monotonic()
-    with open_tracker(make_config(), "abc", "1", tmp_path, False) as tracker:
-        tracker.log(1, {"loss": 2.5})
-        server.stop()
-        for step in range(2, 200):
-            tracker.log(step, {"loss": 1.0})
-    assert time.monotonic() - start < 8
-    for thread in threading.enumerate():
-        if thread.name == "wandb-finish-abc-1":
-            thread.join(60)
-            assert not thread.is_alive()
-    assert len(history_of(read_back(tmp_path, "run"))) == 199
-
-
 def test_a_broken_client_is_one_warning_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
     import wandb
 
@@ -202,13 +182,11 @@ def test_a_broken_client_is_one_warning_and_the_run_goes_on(tmp_path, monkeypatc
     monkeypatch.setattr(wandb, "init", broken)
     with open_tracker(make_config(), "abc", "1", tmp_path, False) as tracker:
         tracker.log(1, {"loss": 1.0})
-    assert type(tracker) is Tracker
-    assert "no disk" in caplog.text
+    assert "no disk; metrics go to metrics.jsonl alone" in caplog.text
 
 
 def test_a_call_that_fails_silences_the_tracker(tmp_path, caplog):
     with open_tracker(make_config(), "abc", "1", tmp_path, False) as tracker:
-        tracker._run.finish()
         for step in range(3):
-            tracker.log(step, {"loss": 1.0})
+            tracker.log(step, {"loss": object()})
     assert sum("metrics.jsonl alone" in record.getMessage() for record in caplog.records) == 1

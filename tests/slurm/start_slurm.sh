@@ -43,6 +43,7 @@ if ! munge --no-input >/dev/null 2>&1; then
     su -s /bin/sh munge -c munged
 fi
 
+# A job that is put back into the queue waits for its credential to expire and for the scheduler: minutes otherwise.
 # Job processes are found through /proc and not confined: cgroups are rarely writable in a container.
 cat >"$configuration" <<EOF
 ClusterName=sae-test
@@ -50,8 +51,10 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=5
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+SchedulerParameters=sched_interval=2,bf_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2

@@ -262,8 +262,8 @@ class LanguageModelRows:
             batch = self.config.model.batch
             remedy = f"lower model.batch to {batch // 2}" if batch > 1 else "lower model.context or set model.dtype"
             raise UserError(
-                f"model.batch={batch}: a forward pass of {len(tokens_CT)} contexts of {self.config.model.context} tokens "
-                f"does not fit in the memory of {self.model.device}; {remedy}; the cache goes on where it stopped"
+                f"model.batch={batch}: a forward pass of {len(tokens_CT)} contexts of {self.config.model.context} "
+                f"tokens does not fit into the memory of {self.model.device}; {remedy}; the same command then goes on"
             ) from error
 
     def _stored(self, hook: str, value_CTD: Tensor, batch: ContextBatch, first: int) -> Tensor:

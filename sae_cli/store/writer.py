@@ -37,6 +37,8 @@ from sae_cli.store.part import PartState, PartWriter
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
+Share = dict[Split, PartState]
+"""What is stored of a share of both parts."""
 _TEXT_BYTES_PER_ROW = 9
 """Disk space set aside for the text: two int32 per token, and the tokens that give no row."""
 
@@ -77,8 +79,8 @@ class CacheWriter:
         if (self.folder / MANIFEST).exists():
             return
         shares = [read_progress(self.folder, share, self.cache, self.fingerprint) for share in range(self.cache.parts)]
-        states = [share for share in shares if share and all(state.complete for state in share.values())]
-        if len(states) < self.cache.parts:
+        states = [share for share in shares if share and complete(share)]
+        if len(states) < len(shares):
             return
         parts = {split: Part() for split in SPLITS}
         for split, part in parts.items():
@@ -114,7 +116,7 @@ class CacheWriter:
                 path.unlink(missing_ok=True)
 
 
-def read_progress(folder: Path, share: int, cache: CacheConfig, fingerprint: str) -> dict[Split, PartState] | None:
+def read_progress(folder: Path, share: int, cache: CacheConfig, fingerprint: str) -> Share | None:
     """Return what is stored of a share, None if nothing is. Raises UserError if it is damaged or of another cache."""
     path = folder / PROGRESS.format(share_suffix(share, cache))
     if not path.exists():
@@ -130,6 +132,11 @@ def read_progress(folder: Path, share: int, cache: CacheConfig, fingerprint: str
         for file in state.files():
             check_size(folder, file)
     return states
+
+
+def complete(share: Share | None) -> bool:
+    """Return whether both parts of a share are stored."""
+    return share is not None and all(state.complete for state in share.values())
 
 
 def write_caches(

@@ -1,9 +1,10 @@
-"""Tokens per second of `sae cache`, text to disk, against the bare forward pass to the same hook, in turn in one process.
+"""Tokens per second of `sae cache`, from text to disk, against bare forward passes to the same hook, in turn.
 
-The bare forward passes see the same contexts, tokenised beforehand, at the same precision and batch, end at the same
-layer and keep its activation: one is transformers' own model, the other TransformerLens' bridge around it. Ours is all
-of the command but loading: tokenising, forward pass, selection, cast, shuffle, SHA-256, write and fsync.
-Models: one of GPT-2's width with random weights, so that the forward pass dominates as it does in use, and the bundled one.
+The bare passes see the same contexts, tokenised beforehand, at the same precision and batch, end at the same layer and
+keep its activation: through transformers' own model, and through TransformerLens' bridge around it, which `sae` reads.
+`sae cache` is all of the command but loading: tokenising, forward pass, selection, cast, shuffle, SHA-256, write and
+fsync; `in one thread` is the same without the thread that stores and the one that tokenises.
+Models: a Llama of GPT-2 small's width with random weights, whose forward pass dominates as in use; the bundled one.
 Usage: OMP_NUM_THREADS=2 python benchmarks/cache_write.py [--rounds N] [--tokens N] [--out FILE]
 """
 
@@ -14,25 +15,37 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from publish import publish
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from sae_cli.assets import TINY
 from sae_cli.config.compose import compose
 from sae_cli.config.schema import Config
+from sae_cli.sources import language_model
 from sae_cli.sources.language_model import LanguageModelRows
-from sae_cli.store.writer import write_caches
+from sae_cli.store import writer
 
-WIDTH, LAYERS, HEADS = 768, 6, 12
+WIDTH, LAYERS, HEADS, HIDDEN = 768, 6, 12, 2048
 BATCH, CONTEXT = 16, 128
+
+
+class Now(nullcontext):
+    """Stands for `Behind`: the work is done at once."""
+
+    def __enter__(self) -> "Now":
+        return self
+
+    def run(self, work: Callable[[], None], size: int) -> None:
+        work()
 
 
 class Stop(Exception):
@@ -40,11 +53,11 @@ class Stop(Exception):
 
 
 def wide_model(folder: Path) -> Path:
-    """Write a model of GPT-2 small's width with random weights and the bundled tokenizer."""
+    """Write a Llama of GPT-2 small's width with random weights and the bundled tokenizer."""
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=4096, n_positions=256, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS)
-    config.bos_token_id = config.eos_token_id = 0
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    sizes = {"hidden_size": WIDTH, "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS}
+    sizes |= {"num_attention_heads": HEADS, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 0}
+    LlamaForCausalLM(LlamaConfig(vocab_size=4096, **sizes)).save_pretrained(folder)
     for file in TINY.glob("tokenizer*"):
         shutil.copy(file, folder)
     return folder
@@ -52,15 +65,14 @@ def wide_model(folder: Path) -> Path:
 
 def bare_transformers(config: Config) -> Callable[[Tensor], Tensor]:
     path = str(TINY) if config.model.path.startswith("bundled") else config.model.path
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, config.model.dtype)).eval()
-    layers = model.model.layers if hasattr(model, "model") else model.transformer.h
+    model = LlamaForCausalLM.from_pretrained(path, dtype=getattr(torch, config.model.dtype)).eval()
     kept: list[Tensor] = []
 
     def keep(module: Any, inputs: Any, output: Any) -> None:
         kept[:] = [output if isinstance(output, Tensor) else output[0]]
         raise Stop
 
-    layers[int(config.model.hook.split(".")[1])].register_forward_hook(keep)
+    model.model.layers[int(config.model.hook.split(".")[1])].register_forward_hook(keep)
 
     def run(tokens_CT: Tensor) -> Tensor:
         with torch.inference_mode(), suppress(Stop):
@@ -82,9 +94,17 @@ def measure(name: str, path: str, layer: int, dtype: str, arguments: argparse.Na
     contexts = [batch.tokens_CT for batch in islice(source.model.contexts(config.text, "train"), passes)]
 
     def ours() -> None:
+        """Write the cache anew."""
         folder = root / "cache"
-        write_caches(source, replace(cache, seed=next(seeds)), {config.model.hook: folder})
+        writer.write_caches(source, replace(cache, seed=next(seeds)), {config.model.hook: folder})
         shutil.rmtree(folder)
+
+    def in_one_thread() -> None:
+        with (
+            patch.object(language_model, "ahead", lambda items, count: (item for item in items)),
+            patch.object(writer, "Behind", Now),
+        ):
+            ours()
 
     def over(run: Callable[[Tensor], Any]) -> Callable[[], None]:
         def each() -> None:
@@ -98,6 +118,7 @@ def measure(name: str, path: str, layer: int, dtype: str, arguments: argparse.Na
         "transformers": over(bare),
         "bridge": over(lambda tokens_CT: bridge(tokens_CT, [config.model.hook])),
         "sae cache": ours,
+        "sae cache in one thread": in_one_thread,
     }
     for way in ways.values():
         way()
@@ -133,11 +154,13 @@ def main() -> None:
             for name, model in models.items()
             for dtype in ("float32", "bfloat16")
         ]
-    what = f"tokens per second of sae cache and of the bare forward pass, {BATCH} contexts of {CONTEXT}, turn by turn"
-    publish(
-        {"what": what, "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1), "rows": rows},
-        arguments.out,
-    )
+    result = {
+        "what": f"tokens per second of sae cache and bare forward passes, {BATCH} contexts of {CONTEXT}, turn by turn",
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
+        "rows": rows,
+    }
+    publish(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -34,29 +34,54 @@ ConfigDir = Annotated[
 ]
 
 
-def cache(overrides: Overrides, dry_run: DryRun = False, as_json: Json = False, config_dir: ConfigDir = None) -> None:
+def cache(
+    overrides: Overrides,
+    part: Annotated[
+        int | None, typer.Option("--part", metavar="K", help="Write part K only, of cache.parts, counted from 0.")
+    ] = None,
+    launcher: Launcher = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    config_dir: ConfigDir = None,
+) -> None:
     """Store activations on disk, or check them.
 
-    `sae cache verify DIR...` reads stored caches and compares every hash.
+    With cache.parts=N, workers write a cache together: `--launcher` starts one job per part, `--part K` is one of them.
+    The same command writes what is missing. `sae cache verify DIR...` reads stored caches and compares every hash.
     """
     if overrides[:1] == ["verify"]:
         _verify(overrides[1:], as_json)
         return
     from sae_cli.config.compose import compose
-    from sae_cli.sources.registry import ensure_cache, refuse_synthetic
+    from sae_cli.sources.registry import cache_folders, ensure_cache, refuse_synthetic, shares_left
 
-    config = compose(overrides, config_dir)
+    options = [word for word in overrides if word.startswith("hydra.")]
+    words = [word for word in overrides if word not in options]
+    config = compose(words, config_dir)
     refuse_synthetic(config)
+    if part is not None and (launcher or not 0 <= part < config.cache.parts):
+        raise UserError(f"--part {part}: give one of 0 to {config.cache.parts - 1} (cache.parts), and no --launcher")
     if dry_run:
         plan = _cache_plan(config)
         emit(plan) if as_json else _print_cache_plan(plan)
         return
-    folders = ensure_cache(config)
-    if as_json:
-        emit({"folders": folders})
+    failed: dict[int, str] = {}
+    if launcher:
+        from sae_cli.runs.shares import launch_shares
+
+        failed = launch_shares(config, launcher, options)
     else:
-        following = ["sae", "train", *overrides, *(["--config-dir", config_dir] if config_dir else [])]
-        facts([*(("cache", folder) for folder in folders), ("next", shlex.join(following))])
+        ensure_cache(config, part)
+    folders, left = list(cache_folders(config).values()), shares_left(config)
+    if as_json:
+        emit({"folders": folders, "missing_parts": left, "failed": failed})
+    else:
+        following = ["sae", "train", *words, *(["--config-dir", config_dir] if config_dir else [])]
+        missing = f"{', '.join(map(str, left))} of {config.cache.parts} to be written yet"
+        lines = [("parts", missing)] if left else [("next", shlex.join(following))]
+        lines = [("failed", f"part {index}: {error}") for index, error in failed.items()] + lines
+        facts([*(("cache", folder) for folder in folders), *lines])
+    _exit(bool(failed), False)
 
 
 def train(

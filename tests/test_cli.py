@@ -188,7 +188,9 @@ def test_cache_makes_plans_and_verifies(monkeypatch: pytest.MonkeyPatch, tmp_pat
     stub(
         monkeypatch,
         "sae_cli.sources.registry",
-        ensure_cache=lambda config: [Path("caches/x")],
+        ensure_cache=lambda config, part: None,
+        cache_folders=lambda config: {"h": Path("caches/x")},
+        shares_left=lambda config: [],
         plan_cache=lambda config: [part, part | {"state": "done"}],
         refuse_synthetic=lambda config: None,
         SYNTHETIC=("three_features",),

@@ -50,7 +50,7 @@ RANGES: dict[str, str] = {
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
     "sparsity.bandwidth orthogonality.exponent orthogonality.meta_scale orthogonality.meta_lr train.lr",
     "[1, inf)": "model.batch source.rank source.branching source.sets cache.validation_tokens cache.shuffle_bytes "
-    "cache.shard_bytes cache.mix_bytes sae.latents sae.k sae.auxk_latents sae.grow orthogonality.tile "
+    "cache.shard_bytes cache.mix_bytes cache.parts sae.latents sae.k sae.auxk_latents sae.grow orthogonality.tile "
     "orthogonality.every orthogonality.refresh orthogonality.neighbours orthogonality.assign_limit "
     "orthogonality.meta_k train.tokens train.batch train.resample_rows train.dead_after train.log_every eval.batch "
     "eval.memory_bytes",

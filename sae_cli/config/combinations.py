@@ -36,6 +36,7 @@ def combination_problems(config: Config) -> Iterator[str]:
         yield "cache.tokens=0 means every row and works with source=vectors only"
     if source.kind != "language_model" and config.cache.hooks:
         yield "cache.hooks is for source=language_model only"
+    yield from part_problems(config)
     if source.kind in ("features", *SIZED):
         yield from synthetic_problems(source)
     yield from dictionary_problems(config)
@@ -49,6 +50,21 @@ def combination_problems(config: Config) -> Iterator[str]:
         yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
     if train.warmup + train.decay > train.decay_end:
         yield f"train.warmup={train.warmup} and train.decay={train.decay} are above train.decay_end={train.decay_end}"
+
+
+def part_problems(config: Config) -> Iterator[str]:
+    """Yield why a cache cannot be cut into parts that workers write on their own."""
+    source, cache, model = config.source, config.cache, config.model
+    given = f"cache.parts={cache.parts}"
+    if cache.parts > 1 and source.kind not in ("language_model", "vectors"):
+        yield f"{given} has no use with source={source.kind}, which has no cache"
+    elif cache.parts > 1 and not cache.tokens:
+        yield f"{given} needs a known number of rows: set cache.tokens above 0"
+    elif cache.parts > 1:
+        text = source.kind == "language_model"
+        rows = model.context - (model.prepend_bos and model.drop_bos) if text else 1
+        if cache.parts > (count := -(-cache.tokens // max(1, rows))):
+            yield f"{given} is above the {count} {'contexts' if text else 'rows'} of cache.tokens={cache.tokens}"
 
 
 def synthetic_problems(source: SourceConfig) -> Iterator[str]:

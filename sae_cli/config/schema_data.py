@@ -143,3 +143,5 @@ class CacheConfig:
     """Bytes of memory in which the loader mixes shards, prefetch included; decides the order of batches."""
     seed: int = 0
     """Seed of the shuffles at write time."""
+    parts: int = 1
+    """Shares of consecutive rows that workers write on their own (`sae cache --part K`, `sae cache --launcher`)."""

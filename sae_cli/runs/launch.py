@@ -120,13 +120,18 @@ def _quote(path: Path) -> str:
 
 
 def run_stack(path: Path) -> bool:
-    """Train the points of a stack file and write their outcomes: {run id: {"state", "error"}}.
+    """Train the points of a stack file and write their outcomes: {run id: {"state", "error"}}; or write a share.
 
     An error that hits the whole stack is written under the empty run id. Returns whether the stack was interrupted.
     """
     from sae_cli.training.execute import execute
 
     stack = read_json(path)
+    if "share" in stack:
+        from sae_cli.runs.shares import run_share
+
+        run_share(path, stack)
+        return False
     # A cluster that puts the job back into its queue runs it again, and must not start over again.
     write_json(path, stack | {"fresh": False})
     try:

@@ -138,7 +138,7 @@ def run_sweep(
     the others; it is listed in the result, and the next call trains it again. Raises UserError before any work if a
     point, the file or the launcher is wrong.
     """
-    _check_launcher(launcher, launcher_options)
+    check_launcher(launcher, launcher_options)
     rows, stacks = plan_sweep(read_points(words, config_dir), config_dir, fresh, evaluate)
     result = SweepResult(rows, rows[0].folder.parent)
     if dry_run or not stacks:
@@ -158,7 +158,8 @@ def run_sweep(
     return result
 
 
-def _check_launcher(launcher: str, options: Sequence[str]) -> None:
+def check_launcher(launcher: str, options: Sequence[str]) -> None:
+    """Raise UserError if there is no such launcher, if it is not installed, or if an option is not one of its."""
     if launcher not in LAUNCHERS:
         raise UserError(f"--launcher {launcher}: not one of {', '.join(LAUNCHERS)}.{suggest(launcher, LAUNCHERS)}")
     extra = LAUNCHERS[launcher]

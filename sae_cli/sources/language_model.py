@@ -1,10 +1,10 @@
 """Activations and logits of a language model, through TransformerLens: the only importer of it."""
 
-import contextlib
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing, redirect_stdout
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_cli.ahead import ahead
 from sae_cli.assets import TINY
 from sae_cli.config.schema import Config, ModelConfig, TextConfig
+from sae_cli.device import is_out_of_memory
 from sae_cli.errors import UserError, suggest
 from sae_cli.files import read_json, short_hash
 from sae_cli.sources import RowBlock, Split, gguf
@@ -126,8 +128,10 @@ class LanguageModel:
         found: dict[str, Tensor] = {}
 
         def keep(hook: str, value: Tensor) -> None:
-            found.setdefault(hook, self._by_token(hook, value, tokens_CT).detach().clone())
-            if len(found) == len(set(hooks)):
+            last = hook not in found and len(found) + 1 == len(set(hooks))
+            kept = self._by_token(hook, value, tokens_CT).detach()
+            found.setdefault(hook, kept if last else kept.clone())  # what comes after may overwrite it
+            if last:
                 raise StopAtLayerException(value)  # the bridge ends its forward pass on this
 
         self._forward(tokens_CT, {hook: partial(keep, hook) for hook in hooks}, None)
@@ -227,31 +231,47 @@ class LanguageModelRows:
     def rows(self, split: Split, start: int) -> Iterator[RowBlock]:
         """Yield one block per forward pass, in cache.dtype on the CPU, from the pass that holds row `start` on.
 
-        Raises UserError if an activation is not finite, in the model's precision or in the cache's.
+        A thread tokenises ahead. Raises UserError if an activation is not finite, in the model's precision or in the
+        cache's, or if a forward pass runs out of memory.
         """
         size, length = self.config.model.batch, self.config.model.context
         rows = length - self.dropped
-        for index, batch in enumerate(self.model.contexts(self.config.text, split)):
-            if index < start // (size * rows):
-                continue
-            first, contexts = index * size, len(batch.tokens_CT)
-            values = self.model.read(batch.tokens_CT, self.hooks)
-            yield RowBlock(
-                start=first * rows,
-                x={hook: self._stored(hook, values[hook], batch, first) for hook in self.hooks},
-                context_N=torch.arange(first, first + contexts, dtype=torch.int32).repeat_interleave(rows),
-                position_N=torch.arange(self.dropped, length, dtype=torch.int32).repeat(contexts),
-                tokens_CT=batch.tokens_CT.int(),
-                document_CT=batch.document_CT.int(),
-                first_context=first,
-            )
+        with closing(ahead(self.model.contexts(self.config.text, split), 2)) as batches:
+            for index, batch in enumerate(batches):
+                if index < start // (size * rows):
+                    continue
+                first, contexts = index * size, len(batch.tokens_CT)
+                values = self._read(batch.tokens_CT)
+                yield RowBlock(
+                    start=first * rows,
+                    x={hook: self._stored(hook, values[hook], batch, first) for hook in self.hooks},
+                    context_N=torch.arange(first, first + contexts, dtype=torch.int32).repeat_interleave(rows),
+                    position_N=torch.arange(self.dropped, length, dtype=torch.int32).repeat(contexts),
+                    tokens_CT=batch.tokens_CT.int(),
+                    document_CT=batch.document_CT.int(),
+                    first_context=first,
+                )
+
+    def _read(self, tokens_CT: Tensor) -> dict[str, Tensor]:
+        """Return the activations at the hooks; UserError says what to lower if there is no memory for the pass."""
+        try:
+            return self.model.read(tokens_CT, self.hooks)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            batch = self.config.model.batch
+            remedy = f"lower model.batch to {batch // 2}" if batch > 1 else "lower model.context or set model.dtype"
+            raise UserError(
+                f"model.batch={batch}: a forward pass of {len(tokens_CT)} contexts of {self.config.model.context} "
+                f"tokens does not fit into the memory of {self.model.device}; {remedy}; the same command then goes on"
+            ) from error
 
     def _stored(self, hook: str, value_CTD: Tensor, batch: ContextBatch, first: int) -> Tensor:
         """Return the rows (N, D) to keep, in cache.dtype; UserError names the first row that is not finite."""
         value_CTD = value_CTD[:, self.dropped :]
         stored_CTD = value_CTD.to(getattr(torch, self.config.cache.dtype))
-        finite_CT = stored_CTD.isfinite().all(dim=-1)
-        if not finite_CT.all():
+        if not all(extreme.isfinite() for extreme in stored_CTD.aminmax()):  # far cheaper than to look at each number
+            finite_CT = stored_CTD.isfinite().all(dim=-1)
             context, row = (~finite_CT).nonzero()[0].tolist()
             position = row + self.dropped
             largest = float(value_CTD[context, row].abs().max())
@@ -292,7 +312,7 @@ def _boot(model: ModelConfig, device: str) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     options: dict[str, Any] = {"device": device, "dtype": getattr(torch, model.dtype)}
-    with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
+    with redirect_stdout(sys.stderr):  # stdout carries results only
         try:
             if folder is None and model.path.startswith(LENS_FORMAT):
                 bridge = boot_tl_legacy(model.path, **options)

@@ -69,23 +69,48 @@ def refuse_synthetic(config: Config) -> None:
         raise UserError(f"source={config.source.kind} draws rows as they are needed and has no cache; run `sae train`")
 
 
-def ensure_cache(config: Config) -> list[Path]:
-    """Return the finished cache of every hook, making what is missing in one pass over the text."""
+def ensure_cache(config: Config, share: int | None = None) -> list[Path]:
+    """Return the folder of every hook's cache, making what is missing in one pass over the text.
+
+    share: write this one of the cache.parts shares only; it may leave caches that are not finished.
+    """
     from sae_cli.device import choose_device
     from sae_cli.progress import RowProgress
-    from sae_cli.store.find import finished
     from sae_cli.store.writer import write_caches
 
-    refuse_synthetic(config)
     folders = cache_folders(config)
-    missing = {hook: folder for hook, folder in folders.items() if not finished(folder)}
+    missing = missing_caches(config)
     for hook in folders.keys() - missing.keys():
         log.info("using the cache %s", folders[hook])
-    if missing:
+    left = shares_left(config)
+    if wanted := [one for one in left if share in (None, one)]:
         log.info("writing %s", ", ".join(map(str, missing.values())))
-        with RowProgress() as progress:
-            write_caches(open_rows(config, choose_device(config.device)), config.cache, missing, progress.update)
+        source = open_rows(config, choose_device(config.device))
+        for one in wanted:
+            with RowProgress() as progress:
+                write_caches(source, config.cache, missing, progress.update, one)
     return list(folders.values())
+
+
+def missing_caches(config: Config) -> dict[str, Path]:
+    """Return the folders of the caches that are not finished, by hook. Raises UserError for sources without one."""
+    from sae_cli.store.find import finished
+
+    refuse_synthetic(config)
+    return {hook: folder for hook, folder in cache_folders(config).items() if not finished(folder)}
+
+
+def shares_left(config: Config) -> list[int]:
+    """Return which of the cache.parts shares are to be written yet; the last, if only the manifest is missing."""
+    from sae_cli.store.writer import complete, read_progress
+
+    missing, shares = missing_caches(config), range(config.cache.parts)
+    found = (
+        [read_progress(folder, share, config.cache, folder.name.rsplit("-", 1)[-1]) for folder in missing.values()]
+        for share in shares
+    )
+    left = [share for share, states in zip(shares, found, strict=True) if not all(map(complete, states))]
+    return left or [shares[-1]] * bool(missing)
 
 
 _fingerprints: dict[str, str] = {}

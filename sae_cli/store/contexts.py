@@ -13,7 +13,7 @@ from torch import Tensor
 from sae_cli.config.schema_data import CacheConfig
 from sae_cli.sources import Split
 from sae_cli.store.format import Manifest, Part, StoredFile, check_size, find_x, read_manifest
-from sae_cli.store.order import block_rows, row_limit
+from sae_cli.store.order import block_sizes, row_limit
 
 
 @dataclass
@@ -68,15 +68,12 @@ def _blocks(part: Part, split: Split, manifest: Manifest) -> Iterator[list[Store
     """Yield the shards that were shuffled together, block by block."""
     cache = CacheConfig(**manifest.settings)
     shards = iter(part.shards)
-    index = done = 0
-    while done < part.rows:
-        end = done + block_rows(index, row_limit(split, cache), manifest.width, cache)
+    for left in block_sizes(row_limit(split, cache), manifest.width, cache, part.rows):
         block: list[StoredFile] = []
-        while done < min(end, part.rows):
+        while left > 0:
             block.append(next(shards))
-            done += block[-1].rows
+            left -= block[-1].rows
         yield block
-        index += 1
 
 
 def _empty(rows: int, manifest: Manifest) -> ContextRows:

@@ -19,13 +19,14 @@ from sae_cli.store.format import (
     shard_tensors,
     tokens_tensors,
 )
-from sae_cli.store.order import block_rows, row_limit, shard_rows
+from sae_cli.store.order import block_sizes, row_limit, shard_rows
 
 
 def settings(cache: CacheConfig) -> dict[str, int | str]:
     """Return the settings that decide a cache's bytes."""
     keys = ("tokens", "validation_tokens", "dtype", "seed", "shuffle_bytes", "shard_bytes")
-    return {key: getattr(cache, key) for key in keys}
+    # `parts` came after the first caches: they keep their fingerprints.
+    return {key: getattr(cache, key) for key in keys} | ({"parts": cache.parts} if cache.parts > 1 else {})
 
 
 def cache_fingerprint(row_fingerprint: str, cache: CacheConfig) -> str:
@@ -44,7 +45,7 @@ def finished(folder: Path) -> bool:
     Raises UserError if its manifest is damaged, of another format version or of another cache.
     """
     # Progress beside a manifest: the writer was interrupted before its last step, and has to take it.
-    if not (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
+    if not (folder / MANIFEST).exists() or any(folder.glob(PROGRESS.format("*"))):
         return False
     check_owner(folder / MANIFEST, read_manifest(folder).fingerprint, folder.name.rsplit("-", 1)[-1])
     return True
@@ -69,11 +70,10 @@ def plan_bytes(
     for split in SPLITS:
         limit = row_limit(split, cache)
         count = rows[split] if rows else limit
-        done = index = contexts = 0
-        while done < count:
-            block = min(block_rows(index, limit, width, cache), count - done)
+        done = contexts = 0
+        for block in block_sizes(limit, width, cache, count):
             total += sum(file_bytes(shard_tensors(n, width, cache.dtype)) for n in shard_rows(block, width, cache))
-            done, index = done + block, index + 1
+            done += block
             begun = -(-done // rows_per_context) if context else 0
             if begun > contexts:
                 total += file_bytes(tokens_tensors(begun - contexts, context))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 FORMAT = "sae-activations"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-PROGRESS = "progress.json"
+PROGRESS = "progress{}.json"
+"""Name of the progress file, to be formatted with the suffix of a share (`share_suffix`)."""
 SPLITS: tuple[Split, ...] = ("validation", "train")
 """Parts of a cache in the order in which they are written: the small one first, so that too little text shows early."""
 

@@ -1,7 +1,7 @@
-"""Write one part (train or validation) of one cache: shuffle a block in memory, store it, record it."""
+"""Write a share of one part (train or validation) of a cache: shuffle a block in memory, store it, record it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from sae_cli.config.schema_data import CacheConfig
 from sae_cli.errors import UserError
 from sae_cli.sources import RowBlock, Split
 from sae_cli.store.format import Part, bytes_of, shard_tensors, tokens_tensors, write_tensors
-from sae_cli.store.order import block_rows, permutation, row_limit, shard_rows
+from sae_cli.store.order import block_rows, permutation, row_limit, shard_rows, share_rows, share_suffix
 
 _SUM_NUMBERS = 16_384
 """Numbers that are summed at a time: less than what torch shares among threads, whose waiting costs far more."""
@@ -28,53 +28,71 @@ class PartState(Part):
 
 
 class PartWriter:
-    """Gathers rows from `state.rows` on. `save` makes the state durable; it is called after each block's files."""
+    """Gathers a share's rows, `state.rows` of which are stored. `save` makes the state durable, after each block.
+
+    Its work is copied by NumPy, in one thread: it runs beside a forward pass, whose threads it must not disturb.
+    """
 
     def __init__(
-        self, folder: Path, split: Split, hook: str, width: int, cache: CacheConfig, state: PartState, save: Callable
+        self,
+        folder: Path,
+        split: Split,
+        hook: str,
+        width: int,
+        cache: CacheConfig,
+        state: PartState,
+        save: Callable,
+        share: int = 0,
     ) -> None:
         self.folder, self.split, self.hook, self.width = folder, split, hook, width
         self.cache, self.state, self.save = cache, state, save
-        self.limit = row_limit(split, cache)
+        self.first, self.limit = share_rows(share, row_limit(split, cache), cache)
+        self.suffix = share_suffix(share, cache)
+        self.key: list[int | str] = [cache.seed, "write", split, *([share] if cache.parts > 1 else [])]
         columns = shard_tensors(block_rows(0, self.limit, width, cache), width, cache.dtype)
         self.columns = {k: torch.empty(shape, dtype=getattr(torch, dtype)) for k, (dtype, shape) in columns.items()}
         self.filled = 0
-        self.texts: list[RowBlock] = []
+        self.texts: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self.next_context: int | None = None
 
     @property
     def next_row(self) -> int:
         """The row of the stream that is wanted next."""
-        return self.state.rows + self.filled
+        return self.first + self.state.rows + self.filled
 
     @property
-    def full(self) -> bool:
-        """Whether no more rows are wanted."""
+    def end_row(self) -> float:
+        """The row of the stream before which the share ends; infinity if it takes what there is."""
         open_ended = self.split == "train" and not self.limit
-        return not open_ended and self.next_row >= self.limit
+        return float("inf") if open_ended else self.first + self.limit
 
     def add(self, block: RowBlock) -> None:
         """Take what is wanted of a block; rows that are there already and those beyond the limit are dropped."""
         begin, rows = self.next_row - block.start, len(block.context_N)
+        if begin >= rows:
+            return
         assert begin >= 0, f"the source left out rows {self.next_row} to {block.start}"
-        if block.tokens_CT is not None:
-            self.texts.append(replace(block, x={}))
-        arrived = {"x": block.x[self.hook], "context": block.context_N, "position": block.position_N}
-        while begin < rows and not self.full:
+        if self.next_context is None:
+            self.next_context = int(block.context_N[begin - 1]) + 1 if begin else block.first_context
+        if block.tokens_CT is not None and block.document_CT is not None:
+            self.texts.append((block.first_context, block.tokens_CT, block.document_CT))
+        given = {"x": block.x[self.hook], "context": block.context_N, "position": block.position_N}
+        arrived = {name: _rows(given[name].to(column.dtype)) for name, column in self.columns.items()}
+        while begin < rows and self.next_row < self.end_row:
             size = block_rows(self.state.blocks, self.limit, self.width, self.cache)
             taken = min(size - self.filled, rows - begin)
-            here, there = slice(self.filled, self.filled + taken), slice(begin, begin + taken)
             for name, column in self.columns.items():
-                column[here] = arrived[name][there]
+                _rows(column)[self.filled : self.filled + taken] = arrived[name][begin : begin + taken]
             self.filled, begin = self.filled + taken, begin + taken
             if self.filled == size:
                 self._store_block()
 
     def end(self) -> None:
         """Store what is left. Raises UserError if the source ended too early; cache.tokens=0 takes what there is."""
-        if self.cache.tokens and not self.full:
+        if self.cache.tokens and self.next_row < self.end_row:
             key = "cache.tokens" if self.split == "train" else "cache.validation_tokens"
             raise UserError(
-                f"{key}={self.limit}: the source has only {self.next_row} {self.split} rows; "
+                f"{key}={row_limit(self.split, self.cache)}: the source has only {self.next_row} {self.split} rows; "
                 f"set {key} to at most {self.next_row}, or give it more text"
             )
         if self.filled:
@@ -86,12 +104,12 @@ class PartWriter:
         """Write the gathered rows as shards, in shuffled order, then record them."""
         state = self.state
         self._sum()
-        order_N = permutation(self.filled, self.cache.seed, "write", self.split, state.blocks)
+        order_N = permutation(self.filled, *self.key, state.blocks)
         for index_N in order_N.split(shard_rows(self.filled, self.width, self.cache)):
-            path = self.folder / f"{self.split}-{len(state.shards):05d}.safetensors"
-            columns = (bytes_of(column[index_N]) for column in self.columns.values())
+            path = self.folder / f"{self.split}{self.suffix}-{len(state.shards):05d}.safetensors"
+            columns = (_rows(column).take(index_N.numpy(), axis=0) for column in self.columns.values())
             state.shards.append(write_tensors(path, shard_tensors(len(index_N), self.width, self.cache.dtype), columns))
-        self._store_tokens(int(self.columns["context"][: self.filled].max()) + 1)
+        self._store_tokens(int(self.columns["context"][: self.filled].numpy().max()) + 1)
         state.rows += self.filled
         state.blocks += 1
         self.filled = 0
@@ -114,23 +132,27 @@ class PartWriter:
             context, position = (int(self.columns[name][row]) for name in ("context", "position"))
             raise UserError(
                 f"cache.dtype={self.cache.dtype}: not finite at hook {self.hook}, {self.split} row "
-                f"{self.state.rows + row} (context {context}, position {position}); "
+                f"{self.first + self.state.rows + row} (context {context}, position {position}); "
                 "use cache.dtype=bfloat16 or float32, which hold larger values"
             )
         self.state.sum_D = sum_D.tolist()
 
     def _store_tokens(self, end: int) -> None:
-        """Write the tokens of the contexts before `end` that no file holds yet."""
-        begin = sum(file.rows for file in self.state.tokens)
-        if not self.texts or begin >= end:
+        """Write the tokens of the contexts before `end` that no file, of this share or one before it, holds yet."""
+        begin = self.next_context
+        if begin is None or not self.texts or begin >= end:
             return
-        ids: list[torch.Tensor] = []
-        for name in ("tokens_CT", "document_CT"):
-            pieces = ((text.first_context, getattr(text, name)) for text in self.texts)
-            ids.append(torch.cat([ids_CT[max(0, begin - at) : max(0, end - at)].int() for at, ids_CT in pieces]))
-        count = len(ids[0])
+        pieces = [[ids[max(0, begin - at) : max(0, end - at)].int() for ids in text] for at, *text in self.texts]
+        columns = [torch.cat(column) for column in zip(*pieces, strict=True)]
+        count = len(columns[0])
         assert count == end - begin, f"the source gave {count} texts for contexts {begin} to {end}"
-        path = self.folder / f"tokens-{self.split}-{len(self.state.tokens):05d}.safetensors"
-        self.state.tokens.append(write_tensors(path, tokens_tensors(*ids[0].shape), map(bytes_of, ids)))
+        path = self.folder / f"tokens-{self.split}{self.suffix}-{len(self.state.tokens):05d}.safetensors"
+        self.state.tokens.append(write_tensors(path, tokens_tensors(*columns[0].shape), map(bytes_of, columns)))
+        self.next_context = end
         # The text that came last may hold contexts whose rows belong to the next block.
         self.texts = self.texts[-1:]
+
+
+def _rows(column: torch.Tensor) -> np.ndarray:
+    """Return the bytes of a column on the CPU as (rows, bytes of a row), without a copy if it is contiguous."""
+    return column.contiguous().view(len(column), -1).view(torch.uint8).numpy()

@@ -62,6 +62,11 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["source=vectors"], "source.path is empty"),
         (["cache.tokens=0"], "cache.tokens=0"),
         (["cache.hooks=[a]"], "cache.hooks"),
+        (["cache.parts=2"], "cache.parts=2 has no use with source=three_features"),
+        (["source=vectors", "source.path=x", "cache.parts=2", "cache.tokens=0"], "known number of rows.*cache.tokens"),
+        (["source=vectors", "source.path=x", "cache.parts=9", "cache.tokens=8"], "parts=9 is above the 8 rows"),
+        (["source=language_model", "cache.parts=4", "cache.tokens=381"], "parts=4 is above the 3 contexts"),
+        (["source=language_model", "cache.parts=0"], r"cache.parts=0 is outside \[1"),
         (["sae.freeze_decoder=true", "train.resample_at=[0.5]"], r"train.resample_at=\[0.5\] moves directions"),
         (["sae.freeze_decoder=true", "sae.grow=[512,512]"], r"sae.grow=\[512, 512\] moves directions"),
         (

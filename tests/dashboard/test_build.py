@@ -27,12 +27,14 @@ def random_sae(width: int, latents: int, seed: int = 0, scale: float = 1.0) -> S
     return SAE("relu", W_dec_FD.T * scale, bias_F, W_dec_FD, torch.zeros(width))
 
 
-@pytest.fixture(scope="module")
-def vectors(tmp_path_factory):
+@pytest.fixture(scope="module", params=[1, 7])
+def vectors(tmp_path_factory, request):
     """A cache in several shuffled blocks, and its rows (N, D) in text order with their contexts."""
-    source, cache = FakeRows({"a": WIDTH}, text=False), small_cache(shuffle_bytes=640, dtype="float32")
+    source, parts = FakeRows({"a": WIDTH}, text=False), request.param
+    cache = small_cache(shuffle_bytes=640, dtype="float32", parts=parts)
     folder = cache_folder(tmp_path_factory.mktemp("c"), "fake", "a", cache_fingerprint(source.fingerprint("a"), cache))
-    write_caches(source, cache, {"a": folder})
+    for share in range(parts):
+        write_caches(source, cache, {"a": folder}, share=share)
     shards = [load_file(file) for file in sorted(folder.glob("train-*"))]
     x_ND, context_N, position_N = (
         torch.cat([shard[name] for shard in shards]) for name in ("x", "context", "position")

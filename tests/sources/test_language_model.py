@@ -7,6 +7,7 @@ from sae_cli.config.schema import CacheConfig, Config, ModelConfig, SourceConfig
 from sae_cli.errors import UserError
 from sae_cli.sources import language_model
 from sae_cli.sources.language_model import LanguageModel, LanguageModelRows, model_fingerprint, rows_fingerprint
+from sae_cli.store.writer import write_caches
 
 HOOK = "blocks.0.hook_out"
 LAST = "blocks.1.hook_out"
@@ -194,6 +195,45 @@ def test_values_that_are_not_finite_are_named(rows_of, monkeypatch):
         next(source.rows("train", 0))
     source.config.cache.dtype = "bfloat16"
     assert next(source.rows("train", 0)).x[HOOK].isfinite().all()
+
+
+def cpu_memory(*ignored):
+    torch.empty(1 << 60)
+
+
+def cuda_memory(*ignored):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize("runs_out", [cpu_memory, cuda_memory])
+def test_a_pass_without_memory_says_what_to_lower_and_the_cache_goes_on(rows_of, monkeypatch, tmp_path, runs_out):
+    source = rows_of(config_of())
+    cache = CacheConfig(tokens=900, validation_tokens=0, shuffle_bytes=1 << 16)
+    expected, found = ({HOOK: tmp_path / name} for name in ("whole", "stopped"))
+    write_caches(source, cache, expected)
+    read, passes = source.model.read, iter(range(10**6))
+    with monkeypatch.context() as patch:
+        patch.setattr(source.model, "read", lambda *given: (read if next(passes) < 5 else runs_out)(*given))
+        says = r"model\.batch=4: a forward pass of 4 contexts of 32 tokens .* memory of cpu; lower model\.batch to 2"
+        with pytest.raises(UserError, match=says):
+            write_caches(source, cache, found)
+    source.config.model.batch = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(source.model, "read", runs_out)
+        with pytest.raises(UserError, match=r"lower model\.context or set model\.dtype"):
+            write_caches(source, cache, found)
+    source.config.model.batch = 4
+    assert (found[HOOK] / "progress.json").exists()
+    write_caches(source, cache, found)
+    files = {path.name: path.read_bytes() for path in expected[HOOK].iterdir()}
+    assert {path.name: path.read_bytes() for path in found[HOOK].iterdir()} == files
+
+
+def test_another_error_of_a_pass_is_no_matter_of_memory(rows_of, monkeypatch):
+    source = rows_of(config_of())
+    monkeypatch.setattr(source.model, "read", lambda *given: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        next(source.rows("train", 0))
 
 
 def test_fingerprints(rows_of, tmp_path):

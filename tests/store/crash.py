@@ -1,6 +1,9 @@
-"""Kill the cache writer again and again and compare what it ends with: python -m tests.store.crash FOLDER random|steps.
+"""Kill the cache writer again and again and compare what it ends with.
 
-One process imports torch and forks a writer for every attempt, so that hundreds of kills take seconds.
+    python -m tests.store.crash FOLDER random|steps PARTS
+
+With several parts each has a writer, and all are killed at once. One process imports torch and forks the writers, so
+that hundreds of kills take seconds.
 """
 
 import json
@@ -9,6 +12,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from sae_cli.files import sha256_of
@@ -20,12 +24,15 @@ WIDTHS = {"a": 8, "b": 5}
 """Different widths, so that the hooks' blocks end at different rows."""
 
 
-CACHE = small_cache(tokens=250, validation_tokens=30, shuffle_bytes=1000)
+PARTS = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+CACHE = small_cache(tokens=250, validation_tokens=30, shuffle_bytes=1000, parts=PARTS)
 
 
-def write(root: Path, pause: float) -> None:
+def write(root: Path, pause: float, shares: Iterable[int] = range(PARTS)) -> None:
     """Write both hooks' caches under `root`, or go on with them."""
-    write_caches(FakeRows(WIDTHS, pause=pause), CACHE, {hook: folder(root, hook) for hook in WIDTHS})
+    for share in shares:
+        folders = {hook: folder(root, hook) for hook in WIDTHS}
+        write_caches(FakeRows(WIDTHS, pause=pause), CACHE, folders, share=share)
 
 
 def folder(root: Path, hook: str) -> Path:
@@ -37,7 +44,7 @@ def content(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): sha256_of(path) for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def fork_writer(root: Path, pause: float = 0.0, die_at: int | None = None) -> int:
+def fork_writer(root: Path, pause: float = 0.0, die_at: int | None = None, shares: Iterable[int] = range(PARTS)) -> int:
     """Start a writer in a child; with `die_at` it kills itself at that rename or removal."""
     child = os.fork()
     if child:
@@ -55,7 +62,7 @@ def fork_writer(root: Path, pause: float = 0.0, die_at: int | None = None) -> in
                 return run
 
             Path.replace, Path.unlink = deadly(Path.replace), deadly(Path.unlink)
-        write(root, pause)
+        write(root, pause, shares)
     except BaseException as error:
         print(repr(error), file=sys.stderr)
         os._exit(1)
@@ -72,17 +79,32 @@ def killed(child: int) -> bool:
     return False
 
 
+def has_ended(child: int) -> bool:
+    """Return whether a child has ended; `killed` can still ask how."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def stored(place: Path) -> int:
+    """Return how many files of rows and tokens there are."""
+    return len(list(place.rglob("*.safetensors")))
+
+
 def at_random(root: Path, wanted: dict[str, str], times: int) -> dict:
     """SIGKILL at random moments until `times` kills hit a writer at work; every cache that ends must be equal."""
     draw, hits, caches, stages, equal = random.Random(0), 0, 0, set(), True
     while hits < times:
         place = root / f"random-{caches}"
-        child = fork_writer(place, pause=0.006)
-        time.sleep(draw.uniform(0.0, 0.1))
-        os.kill(child, signal.SIGKILL)
-        if killed(child):
-            hits += 1
-            stages.add(len(list(place.rglob("*.safetensors"))))
+        children = [fork_writer(place, pause=0.006, shares=[share]) for share in range(PARTS)]
+        # A moment of its progress, not of the clock: what a writer gets done in a second depends on the machine.
+        some = stored(place) + draw.randrange(6)
+        while stored(place) < some and not all(map(has_ended, children)):
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0.0, 0.01))
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        if hit := sum(map(killed, children)):
+            hits += hit
+            stages.add(stored(place))
         else:
             equal, caches = equal and content(place) == wanted, caches + 1
     killed(fork_writer(place))

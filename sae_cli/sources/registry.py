@@ -163,4 +163,4 @@ def open_source(config: Config, device: str) -> ActivationSource:
     from sae_cli.store.loader import CacheReader
 
     (folder,) = ensure_cache(training_part(config))
-    return CacheReader(folder, config.cache.mix_bytes, config.train.data_seed, pin=device.startswith("cuda"))
+    return CacheReader(folder, config.cache.mix_bytes, config.train.data_seed)

@@ -240,8 +240,8 @@ static void accumulate(const T* G, int64_t D, int64_t F, const int32_t* starts, 
     }
 }
 
-#ifdef __SSE2__
-#include <emmintrin.h>
+#ifdef __AVX2__
+#include <immintrin.h>
 #endif
 
 // What Python calls: `narrow` says that the first matrix is bf16.
@@ -272,16 +272,16 @@ void sae_scatter(const char* rows, const int64_t* places, char* const* batches, 
     for (int64_t i = 0; i < count; i++, rows += row_bytes) {
         if (places[i] < 0) continue;
         char* to = batches[places[i] / size] + places[i] % size * row_bytes;
-#ifdef __SSE2__
-        if (row_bytes % 16 == 0 && (uintptr_t)to % 16 == 0) {
-            for (int64_t j = 0; j < row_bytes; j += 16)
-                _mm_stream_si128((__m128i*)(to + j), _mm_loadu_si128((const __m128i*)(rows + j)));
+#ifdef __AVX2__
+        if (row_bytes % 32 == 0 && (uintptr_t)to % 32 == 0) {
+            for (int64_t j = 0; j < row_bytes; j += 32)
+                _mm256_stream_si256((__m256i*)(to + j), _mm256_loadu_si256((const __m256i*)(rows + j)));
             continue;
         }
 #endif
         std::memcpy(to, rows, row_bytes);
     }
-#ifdef __SSE2__
+#ifdef __AVX2__
     _mm_sfence();
 #endif
 }

@@ -14,7 +14,7 @@ import torch
 
 from sae_cli.errors import UserError
 from sae_cli.store.format import MANIFEST, StoredFile, bytes_of, check_sizes, damaged, find_x, read_manifest
-from sae_cli.store.mixing import Batches, inverse, piece_rows
+from sae_cli.store.mixing import Batches, Slots, inverse, pages, piece_rows
 from sae_cli.store.order import permutation
 
 
@@ -121,18 +121,15 @@ class CacheReader:
             yield x_BD
 
     def _scattered(self, plan: Iterator[_Group], size: int) -> Iterator[torch.Tensor]:
-        """Yield the batches of one group while threads read the rows of the next. A failure there is raised here.
-
-        All batches are made in the calling thread, so that malloc finds for them what earlier ones gave back.
-        """
-        stop, filled = threading.Event(), 0
+        """Yield the batches of one group while threads read the rows of the next. A failure there is raised here."""
+        stop, slots, filled = threading.Event(), Slots(size, self.d_model, self.dtype), 0
         begun: list[torch.Tensor] = []  # the batch that the rows of the next group fill up
 
         def begin_reading() -> tuple[list[torch.Tensor], list[Future]]:
             nonlocal begun, filled
             group = next(plan)
             end = filled + group.rows - group.begin
-            batches = [*begun, *(self._empty(size) for _ in range(-(-end // size) - len(begun)))]
+            batches = begun + slots.take(-(-end // size) - len(begun))
             target = Batches(batches)
             places = inverse(self._order(group)).add_(filled - group.begin)
             parts = places.split([shard.rows for shard in group.shards])
@@ -151,15 +148,15 @@ class CacheReader:
                     while batches:
                         yield batches.pop(0)
             finally:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
+                stop.set()  # what is still to be read is left out
 
     def _empty(self, rows: int) -> torch.Tensor:
         return torch.empty(rows, self.d_model, dtype=self.dtype)
 
     def _load_all(self) -> torch.Tensor:
         """Return all training rows in stored order."""
-        x_ND, shards = self._empty(self.rows), self.manifest.train.shards
+        x_ND = torch.from_numpy(pages(self.rows * self._row_bytes)).view(self.dtype).view(self.rows, self.d_model)
+        shards = self.manifest.train.shards
         with ThreadPoolExecutor(self._threads, "sae-loader") as pool:
             list(pool.map(self._fill, shards, x_ND.split([shard.rows for shard in shards])))
         return x_ND
@@ -171,6 +168,8 @@ class CacheReader:
 
     def _read(self, shard: StoredFile, places_N: torch.Tensor, target: Batches, stop: threading.Event) -> None:
         """Read a shard in pieces and scatter their rows."""
+        if stop.is_set():
+            return
         piece_ND = self._empty(min(shard.rows, piece_rows(self._row_bytes, shard.rows)))
         with self._open(shard) as stream:
             for place_N in places_N.split(len(piece_ND)):

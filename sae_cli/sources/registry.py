@@ -47,9 +47,8 @@ def cache_folders(config: Config) -> dict[str, Path]:
         from sae_cli.sources.language_model import rows_fingerprint
 
         name = config.model.name
-    root = Path(config.cache.dir)
     prints = {hook: cache_fingerprint(rows_fingerprint(config, hook), config.cache) for hook in hook_names(config)}
-    return {hook: cache_folder(root, name, hook, value) for hook, value in prints.items()}
+    return {hook: cache_folder(config.cache.dir, name, hook, value) for hook, value in prints.items()}
 
 
 def open_rows(config: Config, device: str) -> RowSource:
@@ -74,6 +73,8 @@ def ensure_cache(config: Config) -> list[Path]:
     from sae_cli.device import choose_device
     from sae_cli.progress import RowProgress
     from sae_cli.store.find import finished
+    from sae_cli.store.remote import is_remote
+    from sae_cli.store.upload import uploading
     from sae_cli.store.writer import write_caches
 
     refuse_synthetic(config)
@@ -81,7 +82,12 @@ def ensure_cache(config: Config) -> list[Path]:
     missing = {hook: folder for hook, folder in folders.items() if not finished(folder)}
     for hook in folders.keys() - missing.keys():
         log.info("using the cache %s", folders[hook])
-    if missing:
+    if any(map(is_remote, missing.values())):
+        first, *hooks = missing
+        staged = replace(config.cache, dir=config.cache.staging, hooks=hooks)
+        with uploading(missing.values(), Path(config.cache.staging)):
+            ensure_cache(replace(config, model=replace(config.model, hook=first), cache=staged))
+    elif missing:
         log.info("writing %s", ", ".join(map(str, missing.values())))
         with RowProgress() as progress:
             write_caches(open_rows(config, choose_device(config.device)), config.cache, missing, progress.update)

@@ -13,6 +13,7 @@ from sae_cli.config.schema_data import CacheConfig
 from sae_cli.sources import Split
 from sae_cli.store.format import Manifest, Part, StoredFile, check_size, check_sizes, find_x, read_manifest
 from sae_cli.store.order import block_rows, row_limit
+from sae_cli.store.remote import is_remote
 
 
 @dataclass
@@ -103,7 +104,7 @@ def _load(folder: Path, shard: StoredFile, manifest: Manifest) -> ContextRows:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    return load_file(path) if isinstance(path, Path) else load(path.read_bytes())
+    return load(path.read_bytes()) if is_remote(path) else load_file(path)
 
 
 def _batches(context_N: Tensor, size: int) -> Iterator[int]:

@@ -12,10 +12,15 @@ from typing import NamedTuple
 
 import torch
 
+from sae_cli.ahead import ahead
 from sae_cli.errors import UserError
 from sae_cli.store.format import MANIFEST, StoredFile, bytes_of, check_sizes, damaged, find_x, read_manifest
 from sae_cli.store.mixing import Batches, Slots, inverse, pages, piece_rows
 from sae_cli.store.order import permutation
+from sae_cli.store.remote import is_remote
+
+REMOTE_THREADS = 8
+"""Shards that are read at a time from behind a URL."""
 
 
 class _Group(NamedTuple):
@@ -52,7 +57,7 @@ class CacheReader:
         self.dtype: torch.dtype = getattr(torch, manifest.dtype)
         self._row_bytes = self.d_model * self.dtype.itemsize
         self._groups = self._count_groups(mix_bytes)
-        self._threads = min(4, os.cpu_count() or 1)
+        self._threads = REMOTE_THREADS if is_remote(folder) else min(4, os.cpu_count() or 1)
         self._resident: torch.Tensor | None = None
 
     def batches(self, start: int, size: int) -> Iterator[torch.Tensor]:
@@ -66,6 +71,9 @@ class CacheReader:
 
     def validation(self, size: int) -> Iterator[torch.Tensor]:
         """Yield the validation rows in stored order in batches of at most `size` rows (B, D)."""
+        return ahead(self._stored(size)) if is_remote(self.folder) else self._stored(size)
+
+    def _stored(self, size: int) -> Iterator[torch.Tensor]:
         for shard in self.manifest.validation.shards:
             with self._open(shard) as stream:
                 for begin in range(0, shard.rows, size):

@@ -15,9 +15,9 @@ import torch
 from sae_cli.ahead import ahead
 from sae_cli.errors import UserError
 from sae_cli.store.format import MANIFEST, StoredFile, bytes_of, check_sizes, damaged, find_x, read_manifest
-from sae_cli.store.mixing import Batches, Slots, inverse, pages, piece_rows
+from sae_cli.store.mixing import PIECE_BYTES, Batches, Slots, inverse, pages, piece_rows
 from sae_cli.store.order import permutation
-from sae_cli.store.remote import is_remote
+from sae_cli.store.remote import RANGE_BYTES, is_remote
 
 REMOTE_THREADS = 8
 """Shards that are read at a time from behind a URL."""
@@ -57,7 +57,9 @@ class CacheReader:
         self.dtype: torch.dtype = getattr(torch, manifest.dtype)
         self._row_bytes = self.d_model * self.dtype.itemsize
         self._groups = self._count_groups(mix_bytes)
-        self._threads = REMOTE_THREADS if is_remote(folder) else min(4, os.cpu_count() or 1)
+        self._threads, self._piece_bytes = min(4, os.cpu_count() or 1), PIECE_BYTES
+        if is_remote(folder):
+            self._threads, self._piece_bytes = REMOTE_THREADS, RANGE_BYTES
         self._resident: torch.Tensor | None = None
 
     def batches(self, start: int, size: int) -> Iterator[torch.Tensor]:
@@ -178,7 +180,7 @@ class CacheReader:
         """Read a shard in pieces and scatter their rows."""
         if stop.is_set():
             return
-        piece_ND = self._empty(min(shard.rows, piece_rows(self._row_bytes, shard.rows)))
+        piece_ND = self._empty(piece_rows(self._row_bytes, shard.rows, self._piece_bytes))
         with self._open(shard) as stream:
             for place_N in places_N.split(len(piece_ND)):
                 if stop.is_set():

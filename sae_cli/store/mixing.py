@@ -15,9 +15,9 @@ PIECE_BYTES = 1 << 20
 """Bytes that are read at a time: they stay in a core's cache until their rows are copied to their batches."""
 
 
-def piece_rows(row_bytes: int, rows: int) -> int:
-    """Return how many of a shard's rows are read at a time; without compiled kernels all: torch's calls cost more."""
-    return max(1, PIECE_BYTES // row_bytes) if library() else rows
+def piece_rows(row_bytes: int, rows: int, most: int = PIECE_BYTES) -> int:
+    """Return how many of a shard's rows to read at a time; without compiled kernels all: torch's calls cost more."""
+    return min(rows, max(1, most // row_bytes)) if library() else rows
 
 
 def inverse(order_N: Tensor) -> Tensor:

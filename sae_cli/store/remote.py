@@ -2,15 +2,16 @@
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 from sae_cli.errors import UserError
 
-RANGE_BYTES = 8 << 20
+RANGE_BYTES = 4 << 20
 """Most bytes of one request."""
 PAUSES = (1.0, 4.0, 15.0)
 """Seconds before a read that failed in the middle of work is tried again."""
@@ -100,7 +101,7 @@ class RemotePath:
         """Yield the files below that fit a pattern."""
         return self._files(lambda: self.system.glob(f"{self.path}/{pattern}", detail=True).values())
 
-    def _files(self, listing: Any) -> Iterator["RemotePath"]:
+    def _files(self, listing: Callable[[], Iterable[dict[str, Any]]]) -> Iterator["RemotePath"]:
         with _told(self.url, FileNotFoundError):
             try:
                 found = list(listing())
@@ -164,22 +165,26 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with _told(self.file.url):
-            data = self._range(self.position, self.position + min(len(buffer), RANGE_BYTES))
+            size = _steady(self.file.stat).st_size
+            end = min(self.position + min(len(buffer), RANGE_BYTES), size)
+            if self.position >= end:
+                return 0
+            data = _steady(partial(self.file.system.cat_file, self.file.path, start=self.position, end=end))
         buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
 
-    def _range(self, start: int, end: int) -> bytes:
-        for pause in PAUSES:
-            try:
-                return self.file.system.cat_file(self.file.path, start=start, end=end)
-            except (FileNotFoundError, PermissionError):
-                raise
-            except Exception:
-                time.sleep(pause)
-                if start >= self.file.system.info(self.file.path)["size"]:  # servers refuse such a range
-                    return b""
-        return self.file.system.cat_file(self.file.path, start=start, end=end)
+
+def _steady(request: Callable[[], Any]) -> Any:
+    """Return what a request gives; one that fails is repeated after each of PAUSES."""
+    for pause in PAUSES:
+        try:
+            return request()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception:
+            time.sleep(pause)
+    return request()
 
 
 @contextmanager

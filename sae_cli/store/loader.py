@@ -149,12 +149,12 @@ class CacheReader:
 
         with ThreadPoolExecutor(self._threads, "sae-loader") as pool:
             try:
-                ahead = begin_reading()
+                coming = begin_reading()
                 while True:
-                    batches, jobs = ahead
+                    batches, jobs = coming
                     for job in jobs:
                         job.result()
-                    ahead = begin_reading()
+                    coming = begin_reading()
                     while batches:
                         yield batches.pop(0)
             finally:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_cli.errors import UserError
 from sae_cli.sparse.compiled import library
 
 PIECE_BYTES = 1 << 20
@@ -30,7 +31,10 @@ def pages(count: int) -> np.ndarray:
 
     Rows that are written or read in random order then find their address at once: writing took half the time.
     """
-    memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise UserError(f"cache.mix_bytes: no memory for {count:,} bytes ({error}); lower it") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=np.uint8)

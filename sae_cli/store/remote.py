@@ -113,37 +113,31 @@ class RemotePath:
                 yield RemotePath(self.system, entry["name"], f"{self.url}/{below}", entry["size"])
 
     def open(self, mode: str = "rb", buffering: int = 0) -> "RemoteFile":
-        """Return an unbuffered stream; nothing is read yet."""
-        assert mode == "rb", mode
+        """Return an unbuffered stream to read from; nothing is read yet."""
         return RemoteFile(self)
 
     def read_bytes(self) -> bytes:
-        """Return the whole file, by several requests at a time where the file system can."""
+        """Return the whole file, by several requests at a time where the file system can. Raises FileNotFoundError."""
         size = self.stat().st_size
         starts = range(0, size, RANGE_BYTES)
         ends = [min(start + RANGE_BYTES, size) for start in starts]
-        with _told(self.url, FileNotFoundError):
+        with _told(self.url):
             return b"".join(self.system.cat_ranges([self.path] * len(ends), list(starts), ends, on_error="raise"))
 
     def read_text(self) -> str:
         """Return the whole file as UTF-8. Raises FileNotFoundError."""
-        with _told(self.url, FileNotFoundError):
-            return self.system.cat_file(self.path).decode()
-
-    def write_bytes(self, data: bytes) -> None:
-        """Write a whole file: it appears when it is complete."""
-        with _told(self.url):
-            self.system.pipe_file(self.path, data)
+        return self.read_bytes().decode()
 
     def upload(self, file: Path) -> None:
         """Write a copy of a local file: it appears when it is complete."""
         with _told(self.url):
             self.system.put_file(str(file), self.path)
 
-    def unlink(self) -> None:
-        """Remove a file."""
+    def try_writing(self) -> None:
+        """Write a file into this folder and remove it."""
         with _told(self.url):
-            self.system.rm_file(self.path)
+            self.system.pipe_file(f"{self.path}/.probe", b"")
+            self.system.rm_file(f"{self.path}/.probe")
 
 
 class RemoteFile(io.RawIOBase):
@@ -151,12 +145,6 @@ class RemoteFile(io.RawIOBase):
 
     def __init__(self, path: RemotePath) -> None:
         self.file, self.position = path, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         assert whence == io.SEEK_SET, whence
@@ -195,12 +183,8 @@ def _told(url: str, *passed: type[BaseException]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, (UserError, *passed)):
             raise
-        chain: list[BaseException] = []
-        link: BaseException | None = error
-        while link and link not in chain:
-            chain.append(link)
-            link = link.__cause__ or link.__context__
-        names = {base.__name__ for link in chain for base in type(link).__mro__}
+        links = (error, error.__cause__, error.__context__)
+        names = {base.__name__ for link in links for base in type(link).__mro__}
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         remedy = next((text for name, text in REMEDIES.items() if name in names), "try the same command again")
         raise UserError(f"{url}: {remedy} ({reason})") from error

@@ -60,9 +60,7 @@ class _Upload:
     def __init__(self, local: Path, remote: RemotePath) -> None:
         self.local, self.remote = local, remote
         self.stays = (local / MANIFEST).exists() and not (local / UPLOADED).exists()
-        probe = remote / ".probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        remote.try_writing()
         self.sizes = {path.name: path.stat().st_size for path in remote.iterdir()}
         self.sent: dict[str, str] = read_json(local / UPLOADED) if (local / UPLOADED).exists() else {}
 

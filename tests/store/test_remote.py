@@ -62,10 +62,15 @@ def test_large_files_are_read_in_ranges(both, monkeypatch):
         assert (folder / path.name).read_bytes() == path.read_bytes()
 
 
+def cut(path, folder, count):
+    """Put a file into a remote folder without its last bytes."""
+    folder.system.pipe_file((folder / path.name).path, path.read_bytes()[:-count])
+
+
 def test_a_truncated_shard_is_named(both):
     local, folder = both
     name = "train-00002.safetensors"
-    (folder / name).write_bytes((local / name).read_bytes()[:-1])
+    cut(local / name, folder, 1)
     with pytest.raises(UserError, match=rf"{folder}/{name}: \d+ bytes instead of \d+; see `sae cache verify {folder}`"):
         CacheReader(folder, MIX, 0)
     (problem,) = verify(folder)
@@ -78,7 +83,7 @@ def test_a_shard_that_is_cut_while_it_is_read_is_named(both, monkeypatch):
     stream = CacheReader(folder, MIX, 0).batches(0, 50)
     next(stream)
     for path in local.glob("train-*"):
-        (folder / path.name).write_bytes(path.read_bytes()[:-200])
+        cut(path, folder, 200)
     with pytest.raises(UserError, match=rf"{folder}/train-\d+.safetensors: ends early"):
         list(islice(stream, 50))
 

@@ -73,7 +73,8 @@ def test_a_file_that_vanished_from_the_server_is_uploaded_again(tmp_path, make_c
     with pytest.raises(KeyboardInterrupt):
         write(url, staging, source=Broken({"a": 8}, pause=0.05))
     (folder,) = staging.iterdir()
-    (place(url) / folder.name / "train-00000.safetensors").unlink()
+    gone = place(url) / folder.name / "train-00000.safetensors"
+    gone.system.rm_file(gone.path)
     assert content(write(url, staging)) == content(make_cache())
 
 

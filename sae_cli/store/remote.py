@@ -124,9 +124,9 @@ class RemotePath:
         with _told(self.url):
             return b"".join(self.system.cat_ranges([self.path] * len(ends), list(starts), ends, on_error="raise"))
 
-    def read_text(self) -> str:
-        """Return the whole file as UTF-8. Raises FileNotFoundError."""
-        return self.read_bytes().decode()
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return the whole file as text. Raises FileNotFoundError."""
+        return self.read_bytes().decode(encoding)
 
     def upload(self, file: Path) -> None:
         """Write a copy of a local file: it appears when it is complete."""

@@ -62,13 +62,15 @@ class _Upload:
         self.stays = (local / MANIFEST).exists() and not (local / UPLOADED).exists()
         remote.try_writing()
         self.sizes = {path.name: path.stat().st_size for path in remote.iterdir()}
-        self.sent: dict[str, str] = read_json(local / UPLOADED) if (local / UPLOADED).exists() else {}
+        self.sent: dict[str, str] = {}
+        with suppress(FileNotFoundError, ValueError):
+            self.sent = read_json(local / UPLOADED)
 
     def files(self) -> dict[str, StoredFile]:
         """Return the finished files, by name, that the writer's records list."""
         found = []
         for path in self.local.glob("[mp]*.json"):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, ValueError):  # the writer says so where a record is damaged
                 data = read_json(path)
                 found += [file for split in SPLITS for key in ("shards", "tokens") for file in data[split][key]]
         return {file["name"]: StoredFile(**file) for file in found}

@@ -21,4 +21,5 @@ def ahead(items: Iterable[T], count: int = 1) -> Generator[T, None, None]:
                 made.append(pool.submit(next, iterator, end))
                 yield item
         finally:
-            pool.shutdown(cancel_futures=True)
+            for item in made:
+                item.cancel()

@@ -192,7 +192,7 @@ def _cache_plan(config: "Config") -> dict[str, Any]:
     from sae_cli.sources.registry import SYNTHETIC, plan_cache
 
     plan = [] if config.source.kind in SYNTHETIC else plan_cache(config)
-    folder = Path(config.cache.dir).absolute()
+    folder = Path(config.cache.staging if "://" in config.cache.dir else config.cache.dir).absolute()
     disk = next(part for part in (folder, *folder.parents) if part.exists())
     needed = sum(part["bytes"] for part in plan if part["state"] != "done")
     return {"caches": plan, "needed_bytes": needed, "free_disk_bytes": shutil.disk_usage(disk).free}
@@ -207,10 +207,11 @@ def _print_cache_plan(plan: dict[str, Any]) -> None:
 
 def _verify(words: list[str], as_json: bool) -> None:
     from sae_cli.store.find import verify
+    from sae_cli.store.remote import place
 
     if not words:
         raise UserError("sae cache verify: give one or more cache folders")
-    folders = {word: sorted(file.parent for file in Path(word).glob("**/manifest.json")) for word in words}
+    folders = {word: sorted((file.parent for file in place(word).glob("**/manifest.json")), key=str) for word in words}
     for word, below in folders.items():
         if not below:
             raise UserError(f"{word}: no finished cache there (no manifest.json in it or below it)")

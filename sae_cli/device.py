@@ -1,7 +1,11 @@
-"""Which device the work runs on."""
+"""Which device the work runs on, and how batches get there."""
+
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
+from sae_cli.ahead import ahead
 from sae_cli.errors import UserError
 
 
@@ -21,3 +25,26 @@ def is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said or "enough memory" in said
     )
+
+
+def on_device(batches: Iterator[Tensor], device: str) -> Iterator[Tensor]:
+    """Yield batches on the device; nothing is done to them where they are there.
+
+    For CUDA a thread takes them from `batches` up to two ahead, puts them into page-locked memory and has them copied
+    on a stream of its own, so that neither the step nor its stream waits for a copy.
+    """
+    if not device.startswith("cuda"):
+        yield from batches
+        return
+    aside = torch.cuda.Stream(device)
+
+    def copy(x_BD: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        with torch.cuda.stream(aside):
+            locked_BD = x_BD if x_BD.is_cuda else x_BD.pin_memory()
+            return locked_BD.to(device, non_blocking=True), aside.record_event()
+
+    for x_BD, copied in ahead(map(copy, batches), 2):
+        current = torch.cuda.current_stream(x_BD.device)
+        current.wait_event(copied)
+        x_BD.record_stream(current)
+        yield x_BD

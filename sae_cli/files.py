@@ -56,8 +56,11 @@ def read_json(path: Path) -> Any:
 
 def sha256_of(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in blocks."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest, block = hashlib.sha256(), memoryview(bytearray(1 << 22))
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(block):
+            digest.update(block[:count])
+    return digest.hexdigest()
 
 
 def short_hash(value: Any, length: int = 12) -> str:

@@ -11,6 +11,7 @@ FILES = sorted(PACKAGE.glob("**/*.py"))
 ONLY_IN = {
     "hydra": ("config/compose.py", "runs/launch.py"),
     "wandb": ("runs/tracking.py", "runs/publish.py"),
+    "fsspec": ("store/remote.py",),
     "transformer_lens": ("sources/language_model.py",),
 }
 NOT_BELOW = {

@@ -126,7 +126,9 @@ class CacheConfig:
     """Activations on disk (language_model and vectors sources)."""
 
     dir: str = "caches"
-    """Folder that holds cache directories; a matching finished cache in it is reused."""
+    """Folder or URL (s3://bucket/prefix, gs://...) that holds caches; a matching finished cache in it is reused."""
+    staging: str = "caches/staging"
+    """Local folder in which caches are written that cache.dir=URL has uploaded."""
     tokens: int = 200_000
     """Rows of the training part; 0 with source=vectors: every row."""
     validation_tokens: int = 20_000

@@ -77,7 +77,7 @@ HEATMAP = "ground_truth.heatmap"
 HEATMAP_BIAS = "ground_truth.heatmap_bias"
 """Where the arrays of eval.json stand."""
 
-NOT_SHOWN = ("name", "device", "runs_dir", "tracker.", "eval.", "cache.dir")
+NOT_SHOWN = ("name", "device", "runs_dir", "tracker.", "eval.", "cache.dir", "cache.staging")
 """Configuration that does not tell points apart: where they ran and where they were logged."""
 
 

@@ -21,9 +21,13 @@ def launch_shares(config: Config, launcher: str, options: Sequence[str]) -> dict
 
     Raises UserError if the launcher is wrong, KeyboardInterrupt if it was interrupted.
     """
-    from sae_cli.sources.registry import shares_left
+    from sae_cli.sources.registry import ensure_cache, shares_left
+    from sae_cli.store.remote import is_remote, place
 
     check_launcher(launcher, options)
+    if is_remote(place(config.cache.dir)):
+        ensure_cache(config)  # what the workers have written is uploaded; anything else is refused
+        return {}
     folder, call = Path(config.cache.dir).absolute() / ".jobs", secrets.token_hex(3)
     # Jobs of an earlier command may still be queued: files are named anew each time.
     files = {share: folder / f"{call}-{share}.json" for share in shares_left(config)}

@@ -47,9 +47,8 @@ def cache_folders(config: Config) -> dict[str, Path]:
         from sae_cli.sources.language_model import rows_fingerprint
 
         name = config.model.name
-    root = Path(config.cache.dir)
     prints = {hook: cache_fingerprint(rows_fingerprint(config, hook), config.cache) for hook in hook_names(config)}
-    return {hook: cache_folder(root, name, hook, value) for hook, value in prints.items()}
+    return {hook: cache_folder(config.cache.dir, name, hook, value) for hook, value in prints.items()}
 
 
 def open_rows(config: Config, device: str) -> RowSource:
@@ -76,14 +75,26 @@ def ensure_cache(config: Config, share: int | None = None) -> list[Path]:
     """
     from sae_cli.device import choose_device
     from sae_cli.progress import RowProgress
+    from sae_cli.store.remote import is_remote
+    from sae_cli.store.upload import uploading
     from sae_cli.store.writer import write_caches
 
     folders = cache_folders(config)
     missing = missing_caches(config)
     for hook in folders.keys() - missing.keys():
         log.info("using the cache %s", folders[hook])
-    left = shares_left(config)
-    if wanted := [one for one in left if share in (None, one)]:
+    if any(map(is_remote, missing.values())):
+        first, *hooks = missing
+        cache = replace(config.cache, dir=config.cache.staging, hooks=hooks)
+        staged = replace(config, model=replace(config.model, hook=first), cache=cache)
+        if cache.parts > 1 and missing_caches(staged):
+            raise UserError(
+                f"cache.parts={cache.parts} with cache.dir={config.cache.dir}: let the workers write to a folder that all "
+                "see (the same command with cache.dir=FOLDER), then upload it with this one and cache.staging=FOLDER"
+            )
+        with uploading(missing.values(), Path(cache.dir)):
+            ensure_cache(staged)
+    elif wanted := [one for one in shares_left(config) if share in (None, one)]:
         log.info("writing %s", ", ".join(map(str, missing.values())))
         source = open_rows(config, choose_device(config.device))
         for one in wanted:
@@ -188,4 +199,4 @@ def open_source(config: Config, device: str) -> ActivationSource:
     from sae_cli.store.loader import CacheReader
 
     (folder,) = ensure_cache(training_part(config))
-    return CacheReader(folder, config.cache.mix_bytes, config.train.data_seed, pin=device.startswith("cuda"))
+    return CacheReader(folder, config.cache.mix_bytes, config.train.data_seed)

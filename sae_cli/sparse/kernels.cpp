@@ -240,6 +240,10 @@ static void accumulate(const T* G, int64_t D, int64_t F, const int32_t* starts, 
     }
 }
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 // What Python calls: `narrow` says that the first matrix is bf16.
 extern "C" {
 int64_t sae_find(const void* m, int64_t narrow, const float* offset, int64_t B, int64_t F, int64_t k, int64_t capacity,
@@ -259,6 +263,27 @@ void sae_accumulate(const void* G, int64_t narrow, int64_t D, int64_t F, const i
                     const int32_t* order, const float* weights, int64_t transposed, int64_t threads, float* out) {
     narrow ? accumulate((const bf16*)G, D, F, starts, rows, order, weights, transposed, threads, out)
            : accumulate((const float*)G, D, F, starts, rows, order, weights, transposed, threads, out);
+}
+
+// Copies row i to place places[i], counted through batches of `size` rows; a negative place: nowhere. Rows that are
+// aligned go past the caches: by the time a batch is read they would no longer be there.
+void sae_scatter(const char* rows, const int64_t* places, char* const* batches, int64_t count, int64_t row_bytes,
+                 int64_t size) {
+    for (int64_t i = 0; i < count; i++, rows += row_bytes) {
+        if (places[i] < 0) continue;
+        char* to = batches[places[i] / size] + places[i] % size * row_bytes;
+#ifdef __AVX2__
+        if (row_bytes % 32 == 0 && (uintptr_t)to % 32 == 0) {
+            for (int64_t j = 0; j < row_bytes; j += 32)
+                _mm256_stream_si256((__m256i*)(to + j), _mm256_loadu_si256((const __m256i*)(rows + j)));
+            continue;
+        }
+#endif
+        std::memcpy(to, rows, row_bytes);
+    }
+#ifdef __AVX2__
+    _mm_sfence();
+#endif
 }
 
 // Takes off each row of grad (n, D) what is along the same row of W.

@@ -6,14 +6,14 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from sae_cli.config.schema_data import CacheConfig
 from sae_cli.sources import Split
-from sae_cli.store.format import Manifest, Part, StoredFile, check_size, find_x, read_manifest
+from sae_cli.store.format import Manifest, Part, StoredFile, check_size, check_sizes, find_x, read_manifest
 from sae_cli.store.order import block_sizes, row_limit
+from sae_cli.store.remote import is_remote
 
 
 @dataclass
@@ -34,8 +34,10 @@ def read_contexts(folder: Path, split: Split, size: int) -> Iterator[ContextRows
     that a block cuts waits for its rest. Raises UserError naming the file if one is not sound.
     """
     manifest = read_manifest(folder)
+    part: Part = getattr(manifest, split)
+    check_sizes(folder, part.shards)
     rest = _empty(0, manifest)
-    blocks = list(_blocks(getattr(manifest, split), split, manifest))
+    blocks = list(_blocks(part, split, manifest))
     for index, shards in enumerate(blocks):
         block = _join(rest, shards, folder, manifest)
         order_N = (block.context_N * (int(block.position_N.max()) + 1) + block.position_N).argsort()
@@ -57,8 +59,7 @@ def read_tokens(folder: Path, split: Split, contexts: Iterable[int]) -> dict[int
         here = [context for context in wanted if first <= context < first + file.rows]
         if here:
             check_size(folder, file)
-            with safe_open(folder / file.name, framework="pt") as stream:
-                rows_CT = stream.get_tensor("tokens")[[context - first for context in here]]
+            rows_CT = _tensors(folder / file.name)["tokens"][[context - first for context in here]]
             found |= dict(zip(here, rows_CT.tolist(), strict=True))
         first += file.rows
     return found
@@ -95,8 +96,12 @@ def _join(rest: ContextRows, shards: list[StoredFile], folder: Path, manifest: M
 
 def _load(folder: Path, shard: StoredFile, manifest: Manifest) -> ContextRows:
     find_x(folder, shard, manifest)
-    tensors = load_file(folder / shard.name)
+    tensors = _tensors(folder / shard.name)
     return ContextRows(tensors["x"], tensors["context"], tensors["position"])
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    return load(path.read_bytes()) if is_remote(path) else load_file(path)
 
 
 def _batches(context_N: Tensor, size: int) -> Iterator[int]:

@@ -20,6 +20,7 @@ from sae_cli.store.format import (
     tokens_tensors,
 )
 from sae_cli.store.order import block_sizes, row_limit, shard_rows
+from sae_cli.store.remote import place
 
 
 def settings(cache: CacheConfig) -> dict[str, int | str]:
@@ -34,9 +35,9 @@ def cache_fingerprint(row_fingerprint: str, cache: CacheConfig) -> str:
     return short_hash({"rows": row_fingerprint, "format_version": FORMAT_VERSION, **settings(cache)})
 
 
-def cache_folder(root: Path, name: str, hook: str, fingerprint: str) -> Path:
+def cache_folder(root: str | Path, name: str, hook: str, fingerprint: str) -> Path:
     """Return the folder `<name>-<hook>-<fingerprint>` under `root`; characters unfit for file names become `_`."""
-    return Path(root) / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{hook}-{fingerprint}")
+    return place(root) / re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{hook}-{fingerprint}")
 
 
 def finished(folder: Path) -> bool:

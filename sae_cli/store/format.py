@@ -186,23 +186,31 @@ def write_tensors(path: Path, tensors: Tensors, chunks: Iterable[Any]) -> Stored
     return StoredFile(path.name, rows, size, digest.hexdigest())
 
 
-def check_size(folder: Path, file: StoredFile) -> None:
-    """Compare a file's size with the manifest. Raises UserError naming the file."""
+def check_size(folder: Path, file: StoredFile, size: int | None = None) -> None:
+    """Compare a file's size, looked up if it is not given, with the manifest. Raises UserError naming the file."""
     path = folder / file.name
-    if not path.is_file():
+    if size is None:
+        size = path.stat().st_size if path.is_file() else -1
+    if size < 0:
         raise damaged(path, "missing")
-    if path.stat().st_size != file.bytes:
-        raise damaged(path, f"{path.stat().st_size} bytes instead of {file.bytes}")
+    if size != file.bytes:
+        raise damaged(path, f"{size} bytes instead of {file.bytes}")
+
+
+def check_sizes(folder: Path, files: Iterable[StoredFile]) -> None:
+    """Compare the sizes of many files of a folder with the manifest, by one listing. Raises UserError naming a file."""
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    for file in files:
+        check_size(folder, file, sizes.get(file.name, -1))
 
 
 def find_x(folder: Path, shard: StoredFile, manifest: Manifest) -> int:
-    """Return at which byte of a shard its activations begin. Raises UserError if its size or header is not sound."""
-    check_size(folder, shard)
+    """Return at which byte of a shard its activations begin. Raises UserError if its header is not sound."""
     tensors = shard_tensors(shard.rows, manifest.width, manifest.dtype)
     header = header_bytes(tensors)
     path = folder / shard.name
     try:
-        with path.open("rb") as stream:
+        with path.open("rb", buffering=0) as stream:
             if stream.read(len(header)) != header or shard.bytes != file_bytes(tensors):
                 raise ValueError(f"not a shard of {shard.rows} x {manifest.width} {manifest.dtype}")
     except (OSError, ValueError) as error:

@@ -1,19 +1,26 @@
 """Read a cache for training and evaluation: large sequential reads, mixed in bounded memory, prefetched."""
 
 import math
+import os
 import threading
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import RawIOBase
 from itertools import count, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from sae_cli.ahead import ahead
 from sae_cli.errors import UserError
-from sae_cli.store.format import MANIFEST, StoredFile, bytes_of, check_size, damaged, find_x, read_manifest
+from sae_cli.store.format import MANIFEST, StoredFile, bytes_of, check_sizes, damaged, find_x, read_manifest
+from sae_cli.store.mixing import PIECE_BYTES, Batches, Slots, inverse, pages, piece_rows
 from sae_cli.store.order import permutation
+from sae_cli.store.remote import RANGE_BYTES, is_remote
+
+REMOTE_THREADS = 8
+"""Shards that are read at a time from behind a URL."""
 
 
 class _Group(NamedTuple):
@@ -31,15 +38,13 @@ class CacheReader:
 
     mix_bytes: memory for mixing. A training part that fits is read once and kept; of a larger one, groups of shards
         of half that size are mixed while the next group is read. It decides the order of the batches.
-    pin: yield batches in page-locked memory, for asynchronous copies to CUDA.
     Raises UserError naming the file if anything is missing or has another size than the manifest says.
     """
 
-    def __init__(self, folder: Path, mix_bytes: int, data_seed: int, pin: bool = False) -> None:
-        self.folder, self.data_seed, self.pin = Path(folder), data_seed, pin
+    def __init__(self, folder: Path, mix_bytes: int, data_seed: int) -> None:
+        self.folder, self.data_seed = folder, data_seed
         self.manifest = manifest = read_manifest(self.folder)
-        for file in (*manifest.train.files(), *manifest.validation.files()):
-            check_size(self.folder, file)
+        check_sizes(folder, (*manifest.train.files(), *manifest.validation.files()))
         if manifest.mean_squared_norm <= 0 or not manifest.train.rows:
             raise damaged(self.folder / MANIFEST, "no training rows other than zero")
         self.rows = manifest.train.rows
@@ -52,6 +57,9 @@ class CacheReader:
         self.dtype: torch.dtype = getattr(torch, manifest.dtype)
         self._row_bytes = self.d_model * self.dtype.itemsize
         self._groups = self._count_groups(mix_bytes)
+        self._threads, self._piece_bytes = min(4, os.cpu_count() or 1), PIECE_BYTES
+        if is_remote(folder):
+            self._threads, self._piece_bytes = REMOTE_THREADS, RANGE_BYTES
         self._resident: torch.Tensor | None = None
 
     def batches(self, start: int, size: int) -> Iterator[torch.Tensor]:
@@ -60,26 +68,20 @@ class CacheReader:
         The stream of rows is a pure function of (manifest, data_seed, mix_bytes); batch t is its rows from t * size
         on. No group before that of batch `start` is read.
         """
-        with closing(self._mixed(start * size)) as groups:
-            buffer_ND, order_N = next(groups)
-            while True:
-                x_BD = torch.empty(size, self.d_model, dtype=self.dtype, pin_memory=self.pin)
-                filled = 0
-                while filled < size:
-                    if not len(order_N):
-                        buffer_ND, order_N = next(groups)
-                    index = order_N[: size - filled]
-                    torch.index_select(buffer_ND, 0, index, out=x_BD[filled : filled + len(index)])
-                    filled, order_N = filled + len(index), order_N[len(index) :]
-                yield x_BD
+        plan = self._plan(start * size)
+        return self._gathered(plan, size) if self._groups == 1 else self._scattered(plan, size)
 
     def validation(self, size: int) -> Iterator[torch.Tensor]:
         """Yield the validation rows in stored order in batches of at most `size` rows (B, D)."""
+        return ahead(self._stored(size)) if is_remote(self.folder) else self._stored(size)
+
+    def _stored(self, size: int) -> Iterator[torch.Tensor]:
         for shard in self.manifest.validation.shards:
-            for begin in range(0, shard.rows, size):
-                x_BD = torch.empty(min(size, shard.rows - begin), self.d_model, dtype=self.dtype)
-                self._read(shard, begin, x_BD)
-                yield x_BD
+            with self._open(shard) as stream:
+                for begin in range(0, shard.rows, size):
+                    x_BD = self._empty(min(size, shard.rows - begin))
+                    self._take(stream, shard, x_BD)
+                    yield x_BD
 
     def _count_groups(self, mix_bytes: int) -> int:
         """Return into how many groups an epoch is cut."""
@@ -109,50 +111,95 @@ class CacheReader:
                 begin = max(0, begin - rows)
 
     def _order(self, group: _Group) -> torch.Tensor:
-        """Return the order in which a group's rows are yielded, from its first wanted row on."""
-        return permutation(group.rows, self.data_seed, "rows", group.epoch, group.number)[group.begin :]
+        """Return the order in which a group's rows are yielded."""
+        return permutation(group.rows, self.data_seed, "rows", group.epoch, group.number)
 
-    def _mixed(self, row: int) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        """Yield (buffer_ND, order_N) by group, the next one being read meanwhile. A failure there is raised here."""
-        plan, stop = self._plan(row), threading.Event()
-        if self._groups == 1:
-            if self._resident is None:
-                self._resident = self._load(next(self._plan(0)), self._buffer(), stop)
-            for group in plan:
-                yield self._resident, self._order(group)
-        buffers = (self._buffer(), self._buffer())
+    def _gathered(self, plan: Iterator[_Group], size: int) -> Iterator[torch.Tensor]:
+        """Yield batches of rows that are all kept in memory."""
+        if self._resident is None:
+            self._resident = self._load_all()
+        order_N = torch.empty(0, dtype=torch.int64)
+        while True:
+            x_BD, filled = self._empty(size), 0
+            while filled < size:
+                if not len(order_N):
+                    group = next(plan)
+                    order_N = self._order(group)[group.begin :]
+                index_N = order_N[: size - filled]
+                torch.index_select(self._resident, 0, index_N, out=x_BD[filled : filled + len(index_N)])
+                filled, order_N = filled + len(index_N), order_N[len(index_N) :]
+            yield x_BD
 
-        def fetch(group: _Group, buffer_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._load(group, buffer_ND, stop), self._order(group)
+    def _scattered(self, plan: Iterator[_Group], size: int) -> Iterator[torch.Tensor]:
+        """Yield the batches of one group while threads read the rows of the next. A failure there is raised here."""
+        stop, slots, filled = threading.Event(), Slots(size, self.d_model, self.dtype), 0
+        begun: list[torch.Tensor] = []  # the batch that the rows of the next group fill up
 
-        with ThreadPoolExecutor(1, "sae-loader") as pool:
+        def begin_reading() -> tuple[list[torch.Tensor], list[Future]]:
+            nonlocal begun, filled
+            group = next(plan)
+            end = filled + group.rows - group.begin
+            batches = begun + slots.take(-(-end // size) - len(begun))
+            target = Batches(batches)
+            places = inverse(self._order(group)).add_(filled - group.begin)
+            parts = places.split([shard.rows for shard in group.shards])
+            jobs = [pool.submit(self._read, *job, target, stop) for job in zip(group.shards, parts, strict=True)]
+            begun, filled = batches[end // size :], end % size
+            return batches[: end // size], jobs
+
+        with ThreadPoolExecutor(self._threads, "sae-loader") as pool:
             try:
-                ahead = pool.submit(fetch, next(plan), buffers[0])
-                for turn in count(1):
-                    mixed = ahead.result()
-                    # The caller is done with the other buffer: it has asked for the one that comes after it.
-                    ahead = pool.submit(fetch, next(plan), buffers[turn % 2])
-                    yield mixed
+                coming = begin_reading()
+                while True:
+                    batches, jobs = coming
+                    for job in jobs:
+                        job.result()
+                    coming = begin_reading()
+                    while batches:
+                        yield batches.pop(0)
             finally:
-                stop.set()
+                stop.set()  # what is still to be read is left out
 
-    def _buffer(self) -> torch.Tensor:
-        """Allocate room for the largest group there can be."""
-        shards = sorted((shard.rows for shard in self.manifest.train.shards), reverse=True)
-        return torch.empty(sum(shards[: -(-len(shards) // self._groups)]), self.d_model, dtype=self.dtype)
+    def _empty(self, rows: int) -> torch.Tensor:
+        return torch.empty(rows, self.d_model, dtype=self.dtype)
 
-    def _load(self, group: _Group, buffer_ND: torch.Tensor, stop: threading.Event) -> torch.Tensor:
-        """Read a group's shards one after another into the buffer."""
-        pieces = buffer_ND[: group.rows].split([shard.rows for shard in group.shards])
-        for shard, out_ND in zip(group.shards, pieces, strict=True):
-            if not stop.is_set():
-                self._read(shard, 0, out_ND)
-        return buffer_ND
+    def _load_all(self) -> torch.Tensor:
+        """Return all training rows in stored order."""
+        x_ND = torch.from_numpy(pages(self.rows * self._row_bytes)).view(self.dtype).view(self.rows, self.d_model)
+        shards = self.manifest.train.shards
+        with ThreadPoolExecutor(self._threads, "sae-loader") as pool:
+            list(pool.map(self._fill, shards, x_ND.split([shard.rows for shard in shards])))
+        return x_ND
 
-    def _read(self, shard: StoredFile, begin: int, out_ND: torch.Tensor) -> None:
-        """Fill `out_ND` with a shard's rows from `begin` on. Raises UserError if the file is not sound."""
+    def _fill(self, shard: StoredFile, out_ND: torch.Tensor) -> None:
+        """Read a whole shard."""
+        with self._open(shard) as stream:
+            self._take(stream, shard, out_ND)
+
+    def _read(self, shard: StoredFile, places_N: torch.Tensor, target: Batches, stop: threading.Event) -> None:
+        """Read a shard in pieces and scatter their rows."""
+        if stop.is_set():
+            return
+        piece_ND = self._empty(piece_rows(self._row_bytes, shard.rows, self._piece_bytes))
+        with self._open(shard) as stream:
+            for place_N in places_N.split(len(piece_ND)):
+                if stop.is_set():
+                    return
+                self._take(stream, shard, piece_ND[: len(place_N)])
+                target.scatter(piece_ND[: len(place_N)], place_N)
+
+    def _open(self, shard: StoredFile) -> RawIOBase:
+        """Return a shard's stream at its first row. Raises UserError if its header is not sound."""
         offset = find_x(self.folder, shard, self.manifest)
-        with (self.folder / shard.name).open("rb") as stream:
-            stream.seek(offset + begin * self._row_bytes)
-            if stream.readinto(bytes_of(out_ND)) != out_ND.nbytes:
+        stream = (self.folder / shard.name).open("rb", buffering=0)
+        stream.seek(offset)
+        return stream
+
+    def _take(self, stream: RawIOBase, shard: StoredFile, out_ND: torch.Tensor) -> None:
+        """Fill `out_ND` with the next rows. Raises UserError if there are too few."""
+        wanted = bytes_of(out_ND)
+        while len(wanted):
+            count = stream.readinto(wanted)
+            if not count:
                 raise damaged(self.folder / shard.name, "ends early")
+            wanted = wanted[count:]

@@ -31,6 +31,7 @@ def describe(members: Sequence[dict[str, float]]) -> str:
         ("L0", "l0", 1, 1),
         ("FVU", "fvu", 1, 4),
         ("dead %", "dead", 100, 1),
+        ("data wait %", "data_wait", 100, 0),
     ):
         values = sorted(member[key] * factor for member in members)
         low, high = f"{values[0]:.{digits}f}", f"{values[-1]:.{digits}f}"

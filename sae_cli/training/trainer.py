@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sae_cli.config.schema import Config, OrthogonalityConfig
+from sae_cli.device import on_device
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.orthogonality import APPROXIMATE, neighbour_recall
 from sae_cli.losses.search import nearest_cosines
@@ -61,6 +62,7 @@ class Trainer:
         self.stepper = Stepper(stack, self.stage.configs, device)
         self.seconds = 0.0
         self.logged_step = 0
+        self.waited, self.logged_seconds = 0.0, 0.0
 
     def run(
         self,
@@ -79,8 +81,10 @@ class Trainer:
             if step == self.stage.end:
                 self.grow()
                 log.info("step %d: stage %d of %d begins", step, self.stage.index + 1, self.stage.count)
+            asked = time.monotonic()
             with phase("data"):
                 x_BD = next(batches)
+            self.waited += time.monotonic() - asked
             self.stepper.step(step - self.stage.start, x_BD)
             step += 1
             if step in self.stage.resampling:
@@ -98,8 +102,8 @@ class Trainer:
 
     def scaled_batches(self, start: int) -> Iterator[Tensor]:
         """Yield batches from `start` on the training device in fp32, scaled so that E||x||^2 = D."""
-        for x_BD in self.source.batches(start, self.train.batch):
-            yield x_BD.to(self.device, non_blocking=True).float() * self.source.scale
+        for x_BD in on_device(self.source.batches(start, self.train.batch), self.device):
+            yield x_BD.float() * self.source.scale
 
     def rows(self, step: int) -> Tensor:
         """Return scaled inputs (N, D) to draw directions from: those that training will see after `step`."""
@@ -126,6 +130,7 @@ class Trainer:
                 self.seconds = max(self.seconds, extra["seconds"])
             if bool(self.stepper.frozen_K[index]):
                 member.error = f"went non-finite before step {step}"
+        self.logged_seconds = self.seconds
 
     @phase("checkpoint")
     def checkpoint(self, step: int) -> None:
@@ -140,6 +145,8 @@ class Trainer:
         """Bring the metrics to the host once and write them to every member's run and tracker."""
         count = step - self.logged_step
         self.logged_step = step
+        data_wait = round(self.waited / max(self.seconds - self.logged_seconds, 1e-9), 4)
+        self.waited, self.logged_seconds = 0.0, self.seconds
         train, rows = self.train, step * self.train.batch
         stage_step = step - self.stage.start
         means_KM = self.stepper.take_metrics(count).tolist()
@@ -171,6 +178,7 @@ class Trainer:
                 "dead": dead_K[index],
                 "negative_biases": negative_K[index],
                 "tokens_per_second": rows / max(self.seconds, 1e-9),
+                "data_wait": data_wait,
             }
             if frozen_K[index] and not member.error:
                 member.error = f"went non-finite before step {step}: lower train.lr or set train.clip"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sae_cli.device import on_device
 from sae_cli.dictionary.artifact import load_sae
 from sae_cli.training.checkpoint import checkpoint_file
 from sae_cli.training.execute import execute
@@ -27,6 +28,18 @@ def test_a_stack_on_cuda_equals_the_cpu(tmp_path, nonlinearity):
     for one, other in zip(on_gpu, on_cpu, strict=True):
         W_one, W_other = load_sae(one.folder).W_dec_FD, load_sae(other.folder).W_dec_FD
         assert (W_one - W_other).norm() <= 2e-3 * W_other.norm()
+
+
+def test_batches_reach_the_device_unchanged_and_early():
+    asked = []
+    batches = (asked.append(number) or torch.full((512, 640), float(number)).bfloat16() for number in range(40))
+    stream = on_device(batches, "cuda")
+    for number, x_BD in enumerate(stream):
+        assert x_BD.is_cuda
+        assert bool((x_BD == number).all())
+        if number == 20:
+            assert len(asked) > 21
+    assert asked == list(range(40))
 
 
 def test_no_host_sync_between_log_lines(tmp_path):

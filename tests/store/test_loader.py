@@ -8,11 +8,16 @@ import pytest
 import torch
 
 from sae_cli.errors import UserError
+from sae_cli.store import loader, mixing
 from sae_cli.store.loader import CacheReader
+from sae_cli.store.mixing import Slots
 from tests.store.fakes import FakeRows, identities, in_process, small_cache
 
 MIX = 2500
 """Bytes for mixing: of 7200 bytes in shards of at most 600, groups of two."""
+ORDER = [251, 296, 267, 265, 303, 238, 255, 258, 308, 297]
+ORDER_IN_ONE = [293, 140, 112, 307, 376, 426, 262, 66, 208, 39]
+"""The seventh batch of ten rows, with groups and without."""
 
 
 def numbers(reader: CacheReader, start: int, size: int, batches: int) -> list[int]:
@@ -45,8 +50,8 @@ def test_any_start_continues_the_same_stream(make_cache, mix, size):
 
 def test_a_late_start_reads_only_the_groups_from_there_on(make_cache, monkeypatch):
     reader, read = CacheReader(make_cache(), MIX, 0), []
-    load = CacheReader._load
-    monkeypatch.setattr(CacheReader, "_load", lambda self, group, *rest: read.append(group) or load(self, group, *rest))
+    order = CacheReader._order
+    monkeypatch.setattr(CacheReader, "_order", lambda self, group: read.append(group) or order(self, group))
     # Row 450 * 7 + 440 lies in the last group of epoch 7.
     next(stream := reader.batches(359, 10))
     stream.close()
@@ -141,6 +146,32 @@ def test_peak_memory_stays_within_mix_bytes_for_a_cache_four_times_larger(tmp_pa
     in_process("tests.store.memory", "write", str(tmp_path))
     # 16 MiB to mix, and a few batches of half a MiB; the cache takes 64 MiB.
     assert 8 < float(in_process("tests.store.memory", "read", str(tmp_path))) < 16 + 4
+
+
+@pytest.mark.parametrize("tokens", [450, 1800])
+def test_batches_take_mix_bytes_whatever_the_size_of_the_cache(make_cache, monkeypatch, tokens):
+    made = []
+    monkeypatch.setattr(loader, "Slots", lambda *shape: made.append(Slots(*shape)) or made[0])
+    reader = CacheReader(make_cache(FakeRows({"a": 8}, contexts=400), tokens=tokens), MIX, 0)
+    for x_BD in islice(reader.batches(0, 10), 3 * tokens // 10):
+        assert len(x_BD) == 10
+    # Besides: a batch that two groups share, and the one that this loop holds.
+    assert made[0].made * 160 <= MIX + 3 * 160
+
+
+@pytest.mark.parametrize("mix", [MIX, 100_000])
+def test_without_a_compiler_the_batches_are_the_same(make_cache, monkeypatch, mix):
+    folder = make_cache()
+    expected = list(islice(CacheReader(folder, mix, 3).batches(5, 64), 12))
+    monkeypatch.setattr(mixing, "library", lambda: None)
+    found = islice(CacheReader(folder, mix, 3).batches(5, 64), 12)
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_the_order_of_rows_does_not_change(make_cache):
+    """A run that is resumed by a later version must see the same rows."""
+    assert numbers(CacheReader(make_cache(), MIX, 0), 7, 10, 1) == ORDER
+    assert numbers(CacheReader(make_cache(), 100_000, 0), 7, 10, 1) == ORDER_IN_ONE
 
 
 def test_settings_have_groups_of_several_shards():

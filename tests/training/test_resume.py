@@ -122,7 +122,7 @@ def artefact(outcome):
 
 def values(outcome):
     lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second", "data_wait")} for line in lines]
 
 
 @pytest.mark.parametrize(

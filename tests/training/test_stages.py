@@ -35,7 +35,7 @@ def artefact(outcome):
 
 
 def lines(outcome):
-    timed = ("seconds", "tokens_per_second")
+    timed = ("seconds", "tokens_per_second", "data_wait")
     return [
         {key: value for key, value in line.items() if key not in timed}
         for line in RunDirectory(outcome.folder).metrics()

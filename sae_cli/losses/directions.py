@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_cli.config.schema import OrthogonalityConfig
+from sae_cli.sparse.functions import low
 
 
 @dataclass
@@ -38,6 +39,11 @@ class Directions:
         if self.frozen_GD is None:
             return unit_FD
         return torch.cat([unit_FD, normalize(self.frozen_GD.detach().to(unit_FD.dtype), dim=-1)])
+
+    @cached_property
+    def low_MD(self) -> Tensor:
+        """The same in the precision of products, without gradients."""
+        return low(self.unit_MD.detach())
 
     @property
     def penalised_N(self) -> Tensor:

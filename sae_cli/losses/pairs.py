@@ -45,11 +45,10 @@ def listed(
 ) -> Tensor:
     """Return the mean over the rows of phi of the nearest listed neighbour (or mean phi of all), a scalar; 0 of none.
 
-    Cosines are computed anew in full precision; gradients reach both ends of a pair, and ties share theirs equally.
-    Cost N C D.
+    Cosines are computed anew; gradients reach both ends of a pair, and ties share theirs equally. Under bf16 autocast
+    directions are read in bf16, sums are in fp32. Cost N C D.
     """
-    with torch.autocast(rows_N.device.type, enabled=False):
-        values_NC = penalised(PairDots.apply(directions.unit_MD, rows_N, neighbours_NC), settings)
+    values_NC = penalised(PairDots.apply(directions.unit_MD, directions.low_MD, rows_N, neighbours_NC), settings)
     values_N = values_NC.amax(1) if largest else values_NC.mean(1)
     return values_N.sum() / max(len(rows_N), 1)
 

@@ -5,9 +5,7 @@ from torch import Tensor
 
 from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.sparse.functions import low
-from sae_cli.sparse.pairs import NONE, Largest, dots, see
-
-__all__ = ["CANDIDATES", "NONE", "best_cosines", "nearest_cosines", "search"]
+from sae_cli.sparse.pairs import Largest, dots, on_cuda, see
 
 CANDIDATES = 2
 """Neighbours found per row where only the nearest counts; two, so that a tie shares its gradient."""
@@ -24,14 +22,15 @@ def search(
     tile^2 beside the result.
     """
     low_MD, M = low(unit_MD), len(unit_MD)
+    both_ways, count = taken_M is None and len(rows_N) == M, min(count, M - 1)
     queries_ND = low_MD.index_select(0, rows_N)
-    both_ways = taken_M is None and len(rows_N) == M
     columns_S = torch.arange(M, device=rows_N.device) if taken_M is None else (~taken_M).nonzero().squeeze(1)
-    if both_ways:
-        columns_S, keys_SD = rows_N, queries_ND
-    else:
-        keys_SD = low_MD if taken_M is None else low_MD.index_select(0, columns_S)
-    best = Largest(len(rows_N), min(count, M - 1), unit_MD)
+    columns_S = rows_N if both_ways else columns_S
+    keys_SD = queries_ND if both_ways else low_MD.index_select(0, columns_S)
+    if count <= CANDIDATES and (triton := on_cuda(low_MD)) is not None:
+        values_N2, found_N2 = triton.nearest(queries_ND, keys_SD, rows_N, columns_S, settings.signed)
+        return values_N2[:, :count], found_N2[:, :count]
+    best = Largest.of_none(len(rows_N), count, low_MD)
     for a in range(0, len(rows_N), settings.tile):
         rows = slice(a, a + settings.tile)
         for b in range(a if both_ways else 0, len(columns_S), settings.tile):

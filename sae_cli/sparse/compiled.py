@@ -61,12 +61,6 @@ def _kept() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae-cli" / name
 
 
-def call(compiled: ctypes.CDLL, name: str, *values: Tensor | int) -> int:
-    """Call a kernel with the addresses of tensors without gaps, and with numbers."""
-    arguments = [ctypes.c_void_p(v.data_ptr()) if isinstance(v, Tensor) else ctypes.c_int64(v) for v in values]
-    return getattr(compiled, name)(*arguments)
-
-
 class Compiled(Operators):
     """Operators by the compiled kernels."""
 
@@ -76,7 +70,8 @@ class Compiled(Operators):
         self.compiled = compiled
 
     def _call(self, name: str, *values: Tensor | int) -> int:
-        return call(self.compiled, name, *values)
+        arguments = [ctypes.c_void_p(v.data_ptr()) if isinstance(v, Tensor) else ctypes.c_int64(v) for v in values]
+        return getattr(self.compiled, name)(*arguments)
 
     def find(self, m_BF: Tensor, offset_F: Tensor, k: int, capacity: int) -> tuple[Entries, Tensor] | None:
         (B, F), (m_BF, narrow) = m_BF.shape, _rows(m_BF)

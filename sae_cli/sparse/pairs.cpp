@@ -121,13 +121,13 @@ static void keep_largest(const T* c, int64_t rows, int64_t columns, bool absolut
 // What Python calls: `narrow` says that the first matrix is bf16.
 extern "C" {
 void sae_pair_dots(const void* U, int64_t narrow, int64_t D, const int32_t* rows, const int32_t* others, int64_t N,
-                   int64_t C, int64_t threads, float* dots) {
+                   int64_t C, float* dots, int64_t threads) {
     narrow ? pair_dots((const bf16*)U, D, rows, others, N, C, threads, dots)
            : pair_dots((const float*)U, D, rows, others, N, C, threads, dots);
 }
 
 void sae_pair_sums(const void* U, int64_t narrow, int64_t M, int64_t D, const int32_t* rows, const int32_t* others,
-                   const float* weights, int64_t N, int64_t C, int64_t threads, float* out) {
+                   const float* weights, int64_t N, int64_t C, float* out, int64_t threads) {
     narrow ? pair_sums((const bf16*)U, M, D, rows, others, weights, N, C, threads, out)
            : pair_sums((const float*)U, M, D, rows, others, weights, N, C, threads, out);
 }

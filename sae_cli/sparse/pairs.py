@@ -4,55 +4,85 @@ Compiled kernels on a CPU, Triton's where there is CUDA, else torch's operators.
 """
 
 import ctypes
-from typing import Any
+import logging
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import embedding_bag
 
-from sae_cli.sparse.compiled import call, library
+from sae_cli.sparse.compiled import library
+
+log = logging.getLogger(__name__)
 
 NONE = -2.0
 """Below every cosine."""
 BLOCK = 1 << 22
 """Numbers that torch's operators gather at one time."""
+LOW = (torch.float32, torch.bfloat16)
 
 
-def kernels(*tensors: Tensor) -> ctypes.CDLL | None:
+def compiled(*tensors: Tensor) -> ctypes.CDLL | None:
     """Return the compiled kernels if they read these tensors: in bf16 or fp32, on a CPU."""
-    usable = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.bfloat16) for t in tensors)
-    return library() if usable else None
+    return library() if all(t.device.type == "cpu" and t.dtype in LOW for t in tensors) else None
+
+
+def on_cuda(*tensors: Tensor) -> ModuleType | None:
+    """Return Triton's kernels if they read these tensors: in bf16 or fp32, on CUDA, where Triton is installed."""
+    return _triton() if all(t.is_cuda and t.dtype in LOW for t in tensors) else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    try:
+        from sae_cli.sparse import triton_pairs
+    except ImportError as error:
+        log.info("penalties on directions are slower on this GPU: no Triton (%s)", error)
+        return None
+    return triton_pairs
+
+
+def _call(kernels: ctypes.CDLL, name: str, *values: Tensor | int) -> None:
+    """Call a kernel on as many threads as torch uses; tensors have no gaps."""
+    given = (*values, torch.get_num_threads())
+    arguments = [ctypes.c_void_p(v.data_ptr()) if isinstance(v, Tensor) else ctypes.c_int64(v) for v in given]
+    getattr(kernels, name)(*arguments)
 
 
 def dots(U_MD: Tensor, rows_N: Tensor, others_NC: Tensor) -> Tensor:
     """Return the inner products (N, C) of rows of U with the others listed for each, summed in fp32 at least."""
     (N, C), D = others_NC.shape, U_MD.shape[1]
-    found = kernels(U_MD)
-    if found is not None:
-        U_MD, out_NC = U_MD.contiguous(), torch.empty(N, C)
-        pairs = rows_N.int(), others_NC.int().contiguous()
-        call(found, "sae_pair_dots", U_MD, U_MD.dtype == torch.bfloat16, D, *pairs, N, C, threads(), out_NC)
+    if (kernels := compiled(U_MD)) is not None:
+        out_NC = torch.empty(N, C)
+        pairs = rows_N.int().contiguous(), others_NC.int().contiguous()
+        _call(kernels, "sae_pair_dots", U_MD.contiguous(), U_MD.dtype == LOW[1], D, *pairs, N, C, out_NC)
         return out_NC
-    at_once = max(1, BLOCK // (C * D))
+    if (triton := on_cuda(U_MD)) is not None:
+        return triton.dots(U_MD, rows_N, others_NC)
+    at_once = max(1, BLOCK // max(1, C * D))
     parts = []
     for rows_T, others_TC in zip(rows_N.split(at_once), others_NC.split(at_once), strict=True):
-        others_TCD = wide(U_MD.index_select(0, others_TC.flatten())).view(*others_TC.shape, D)
-        parts.append(torch.einsum("td,tcd->tc", wide(U_MD.index_select(0, rows_T)), others_TCD))
+        others_TCD = _wide(U_MD.index_select(0, others_TC.flatten())).view(*others_TC.shape, D)
+        parts.append(torch.einsum("td,tcd->tc", _wide(U_MD.index_select(0, rows_T)), others_TCD))
     return torch.cat(parts)
 
 
 def sums(U_MD: Tensor, rows_N: Tensor, others_NC: Tensor, weights_NC: Tensor) -> Tensor:
     """Return (M, D): for each pair (i, j) of weight w, w u_j is added to row i and w u_i to row j."""
     (N, C), (M, D) = others_NC.shape, U_MD.shape
-    found = kernels(U_MD, weights_NC)
-    if found is not None:
-        U_MD, out_MD, weights_NC = U_MD.contiguous(), torch.empty(M, D), weights_NC.contiguous()
-        pairs = rows_N.int(), others_NC.int().contiguous(), weights_NC
-        call(found, "sae_pair_sums", U_MD, U_MD.dtype == torch.bfloat16, M, D, *pairs, N, C, threads(), out_MD)
+    if (kernels := compiled(U_MD, weights_NC)) is not None:
+        out_MD = torch.empty(M, D)
+        pairs = rows_N.int().contiguous(), others_NC.int().contiguous(), weights_NC.contiguous()
+        _call(kernels, "sae_pair_sums", U_MD.contiguous(), U_MD.dtype == LOW[1], M, D, *pairs, N, C, out_MD)
         return out_MD
     starts_M, partners_E, weights_E = by_target(M, rows_N, others_NC, weights_NC)
-    return embedding_bag(partners_E, wide(U_MD), starts_M[:-1], mode="sum", per_sample_weights=weights_E)
+    if (triton := on_cuda(U_MD, weights_NC)) is not None:
+        return triton.sums(U_MD, starts_M, partners_E, weights_E)
+    return embedding_bag(partners_E, _wide(U_MD), starts_M[:-1], mode="sum", per_sample_weights=weights_E)
 
 
 def by_target(M: int, rows_N: Tensor, others_NC: Tensor, weights_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,35 +94,42 @@ def by_target(M: int, rows_N: Tensor, others_NC: Tensor, weights_NC: Tensor) -> 
 
 
 class PairDots(Function):
-    """`dots` with gradients; memory and cost N C D either way, and no product of rows that are not listed."""
+    """`dots` of rows of U, read in another precision, with gradients for U; cost N C D either way."""
 
     @staticmethod
-    def forward(ctx: Any, U_MD: Tensor, rows_N: Tensor, others_NC: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(U_MD, rows_N, others_NC)
-        return dots(U_MD, rows_N, others_NC)
+    def forward(ctx: Any, U_MD: Tensor, read_MD: Tensor, rows_N: Tensor, others_NC: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(read_MD, rows_N, others_NC)
+        return dots(read_MD, rows_N, others_NC)
 
     @staticmethod
-    def backward(ctx: Any, upstream_NC: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return sums(*ctx.saved_tensors, upstream_NC), None, None
+    def backward(ctx: Any, upstream_NC: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        return sums(*ctx.saved_tensors, upstream_NC), None, None, None
 
 
+@dataclass
 class Largest:
-    """The C largest numbers seen per row, and whose they are; descending, of equal ones the first seen."""
+    """The C largest numbers seen per row, descending, and whose they are."""
 
-    def __init__(self, rows: int, count: int, like: Tensor) -> None:
-        wider = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self.values_NC = torch.full((rows, count), NONE, dtype=wider, device=like.device)
-        self.indices_NC = torch.zeros(rows, count, dtype=torch.int64, device=like.device)
+    values_NC: Tensor
+    indices_NC: Tensor
+
+    @classmethod
+    def of_none(cls, rows: int, count: int, like: Tensor) -> Self:
+        """Return what is kept before anything is seen; numbers are in fp32 at least."""
+        return cls(_wide(like.new_full((rows, count), NONE)), like.new_zeros(rows, count, dtype=torch.int64))
+
+    @property
+    def count(self) -> int:
+        """How many are kept per row."""
+        return self.values_NC.shape[1]
 
     def part(self, rows: slice) -> "Largest":
         """Return a view of some rows."""
-        made = object.__new__(Largest)
-        made.values_NC, made.indices_NC = self.values_NC[rows], self.indices_NC[rows]
-        return made
+        return Largest(self.values_NC[rows], self.indices_NC[rows])
 
     def keep(self, c_NS: Tensor, indices_S: Tensor) -> None:
         """See more numbers of each row, which are those of `indices_S`."""
-        found = torch.cat([self.values_NC, c_NS.to(self.values_NC.dtype)], 1).topk(self.values_NC.shape[1], dim=1)
+        found = torch.cat([self.values_NC, c_NS.to(self.values_NC.dtype)], 1).topk(self.count, dim=1)
         indices_NX = torch.cat([self.indices_NC, indices_S.expand(len(c_NS), -1)], 1)
         self.values_NC.copy_(found.values)
         self.indices_NC.copy_(indices_NX.gather(1, found.indices))
@@ -101,29 +138,18 @@ class Largest:
 def see(c_TS: Tensor, rows_T: Tensor, columns_S: Tensor, signed: bool, of_T: Largest, of_S: Largest | None) -> None:
     """Show a tile of cosines of rows with columns to what keeps the largest of each row, and of each column.
 
-    Cosines of a direction with itself do not count; unless `signed`, absolute ones do. The tile may be changed.
+    Cosines of a direction with itself do not count; unless `signed`, absolute ones do.
     """
-    found = kernels(c_TS)
-    if found is not None:
-        (T, S), none = c_TS.shape, (0, 0, 0)
-        ids = rows_T, columns_S
-        kept_S = none if of_S is None else (of_S.values_NC.shape[1], of_S.values_NC, of_S.indices_NC)
-        kept_T = of_T.values_NC.shape[1], of_T.values_NC, of_T.indices_NC
-        narrow = c_TS.dtype == torch.bfloat16
-        call(found, "sae_keep_largest", c_TS.contiguous(), narrow, T, S, not signed, *ids, *kept_T, *kept_S, threads())
+    if (kernels := compiled(c_TS)) is not None:
+        kept_T, kept_S = ((0, 0, 0) if of is None else (of.count, of.values_NC, of.indices_NC) for of in (of_T, of_S))
+        tile = c_TS.contiguous(), c_TS.dtype == LOW[1], *c_TS.shape, not signed, rows_T.contiguous(), columns_S.contiguous()
+        _call(kernels, "sae_keep_largest", *tile, *kept_T, *kept_S)
         return
-    c_TS = c_TS if signed else c_TS.abs()
-    c_TS = c_TS.masked_fill(rows_T.unsqueeze(1) == columns_S, NONE)
+    c_TS = (c_TS if signed else c_TS.abs()).masked_fill(rows_T.unsqueeze(1) == columns_S, NONE)
     of_T.keep(c_TS, columns_S)
     if of_S is not None:
         of_S.keep(c_TS.T, rows_T)
 
 
-def threads() -> int:
-    """Return how many threads a compiled kernel takes."""
-    return torch.get_num_threads()
-
-
-def wide(values: Tensor) -> Tensor:
-    """Return values in fp32 at least."""
-    return values.float() if values.dtype == torch.bfloat16 else values
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype == LOW[1] else values

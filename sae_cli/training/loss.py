@@ -169,8 +169,9 @@ def directions_of(
 ) -> Directions:
     """Return what a member's orthogonality penalty sees at a step."""
     rows_F = {"all": None, "active": active_F, "alive": alive_F}[config.orthogonality.rows]
+    W_KFD = part.W_dec_KFD
     return Directions(
-        part.W_dec_KFD[member],
+        W_KFD[member] if len(W_KFD) > 1 else W_KFD.squeeze(0),  # whose gradient needs no copy
         derive_seed(config.train.data_seed, "orthogonality", step),
         step,
         None if rows_F is None else rows_F.nonzero().squeeze(1),

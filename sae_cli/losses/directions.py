@@ -1,5 +1,6 @@
 """What an orthogonality penalty sees of a dictionary: one member's directions at one step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -31,6 +32,9 @@ class Directions:
     """What a penalty keeps from step to step; it is part of checkpoints."""
     unit: bool = False
     """The rows have norm 1 and their gradients are projected afterwards, so neither has to be done here."""
+
+    later: tuple[Tensor, Callable[..., None]] | None = None
+    """Of unit directions that are not frozen: what came out of `AddLater`, and where pairs wait for it."""
 
     @cached_property
     def unit_MD(self) -> Tensor:

@@ -48,7 +48,8 @@ def listed(
     Cosines are computed anew; gradients reach both ends of a pair, and ties share theirs equally. Under bf16 autocast
     directions are read in bf16, sums are in fp32. Cost N C D.
     """
-    values_NC = penalised(PairDots.apply(directions.unit_MD, directions.low_MD, rows_N, neighbours_NC), settings)
+    source, later = (directions.unit_MD, None) if directions.later is None else directions.later
+    values_NC = penalised(PairDots.apply(source, directions.low_MD, rows_N, neighbours_NC, later), settings)
     values_N = values_NC.amax(1) if largest else values_NC.mean(1)
     return values_N.sum() / max(len(rows_N), 1)
 

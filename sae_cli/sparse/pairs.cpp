@@ -26,7 +26,7 @@ static void pair_dots(const T* U, int64_t D, const int32_t* rows, const int32_t*
     }
 }
 
-// out (M, D) = for each row the sum over the pairs it is in, weight not 0, of weight times the other row of U.
+// Adds to each row of out (M, D) the sum over the pairs it is in, weight not 0, of weight times the other row of U.
 template <class T>
 static void pair_sums(const T* U, int64_t M, int64_t D, const int32_t* rows, const int32_t* others,
                       const float* weights, int64_t N, int64_t C, int64_t threads, float* out) {
@@ -43,7 +43,8 @@ static void pair_sums(const T* U, int64_t M, int64_t D, const int32_t* rows, con
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 64)
     for (int64_t m = 0; m < M; m++) {
         const int64_t begin = m ? next[m - 1] : 0;
-        std::fill(out + m * D, out + (m + 1) * D, 0.f);
+        for (int64_t p = next[m]; p < std::min(next[m] + 2, total); p++)  // what a next row adds is on its way
+            for (int64_t j = 0; j < D; j += 64 / sizeof(T)) __builtin_prefetch(U + partner[p] * D + j);
         add_rows(U, D, partner.data() + begin, weight.data() + begin, next[m] - begin, out + m * D);
     }
 }

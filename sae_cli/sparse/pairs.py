@@ -5,6 +5,7 @@ Compiled kernels on a CPU, Triton's where there is CUDA, else torch's operators.
 
 import ctypes
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -71,18 +72,18 @@ def dots(U_MD: Tensor, rows_N: Tensor, others_NC: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def sums(U_MD: Tensor, rows_N: Tensor, others_NC: Tensor, weights_NC: Tensor) -> Tensor:
-    """Return (M, D): for each pair (i, j) of weight w, w u_j is added to row i and w u_i to row j."""
+def add_sums(out_MD: Tensor, U_MD: Tensor, rows_N: Tensor, others_NC: Tensor, weights_NC: Tensor) -> None:
+    """Add in place, for each pair (i, j) of weight w, w u_j to row i of `out` and w u_i to row j."""
     (N, C), (M, D) = others_NC.shape, U_MD.shape
-    if (kernels := compiled(U_MD, weights_NC)) is not None:
-        out_MD = torch.empty(M, D)
+    if (kernels := compiled(out_MD, U_MD, weights_NC)) is not None:
         pairs = rows_N.int().contiguous(), others_NC.int().contiguous(), weights_NC.contiguous()
         _call(kernels, "sae_pair_sums", U_MD.contiguous(), U_MD.dtype == LOW[1], M, D, *pairs, N, C, out_MD)
-        return out_MD
+        return
     starts_M, partners_E, weights_E = by_target(M, rows_N, others_NC, weights_NC)
-    if (triton := on_cuda(U_MD, weights_NC)) is not None:
-        return triton.sums(U_MD, starts_M, partners_E, weights_E)
-    return embedding_bag(partners_E, _wide(U_MD), starts_M[:-1], mode="sum", per_sample_weights=weights_E)
+    if (triton := on_cuda(out_MD, U_MD, weights_NC)) is not None:
+        triton.add_sums(out_MD, U_MD, starts_M, partners_E, weights_E)
+    else:
+        out_MD += embedding_bag(partners_E, _wide(U_MD), starts_M[:-1], mode="sum", per_sample_weights=weights_E)
 
 
 def by_target(M: int, rows_N: Tensor, others_NC: Tensor, weights_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,16 +95,46 @@ def by_target(M: int, rows_N: Tensor, others_NC: Tensor, weights_NC: Tensor) -> 
 
 
 class PairDots(Function):
-    """`dots` of rows of U, read in another precision, with gradients for U; cost N C D either way."""
+    """`dots` of rows of U, read in another precision, with gradients for U; cost N C D either way.
+
+    With `later` the gradient is not made: what `add_sums` needs for it is put there, for `AddLater`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, U_MD: Tensor, read_MD: Tensor, rows_N: Tensor, others_NC: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, U: Tensor, read_MD: Tensor, rows_N: Tensor, others_NC: Tensor, later: Callable[..., None] | None
+    ) -> Tensor:
         ctx.save_for_backward(read_MD, rows_N, others_NC)
+        ctx.later, ctx.like = later, U.new_empty(0)
         return dots(read_MD, rows_N, others_NC)
 
     @staticmethod
-    def backward(ctx: Any, upstream_NC: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        return sums(*ctx.saved_tensors, upstream_NC), None, None, None
+    def backward(ctx: Any, upstream_NC: Tensor) -> tuple[Tensor | None, None, None, None, None]:  # type: ignore[override]
+        if ctx.later is not None:
+            ctx.later(*ctx.saved_tensors, upstream_NC)
+            return (None,) * 5
+        grad_MD = ctx.like.new_zeros(ctx.saved_tensors[0].shape)
+        add_sums(grad_MD, *ctx.saved_tensors, upstream_NC)
+        return grad_MD, None, None, None, None
+
+
+class AddLater(Function):
+    """Rows (K, M, D) as they are. Pairs that were put off are added to the gradient of all else that uses the rows.
+
+    This is done in place: it takes no matrix and no pass of its own. `pairs` holds members and arguments of `add_sums`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, W_KMD: Tensor, pairs: list[tuple[int, tuple[Tensor, ...]]]) -> Tensor:  # type: ignore[override]
+        ctx.pairs = pairs
+        return W_KMD.view_as(W_KMD)
+
+    @staticmethod
+    def backward(ctx: Any, grad_KMD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        grad_KMD = grad_KMD.contiguous()
+        for member, arguments in ctx.pairs:
+            add_sums(grad_KMD[member], *arguments)
+        return grad_KMD, None
 
 
 @dataclass

@@ -29,7 +29,7 @@ def dots_kernel(U, rows, others, out, D, C: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def sums_kernel(U, starts, partners, weights, out, D, BLOCK: tl.constexpr):
-    """out[m] = sum of weight times row of U over the pairs of row m; one program per m and BLOCK numbers of it."""
+    """out[m] += sum of weight times row of U over the pairs of row m; one program per m and BLOCK numbers of it."""
     m = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -38,7 +38,7 @@ def sums_kernel(U, starts, partners, weights, out, D, BLOCK: tl.constexpr):
         j = tl.load(partners + pair)
         # a pair without weight, as most are under a hinge, is not read
         total += weight * tl.load(U + j * D + d, mask=(d < D) & (weight != 0), other=0.0).to(tl.float32)
-    tl.store(out + m * D + d, total, mask=d < D)
+    tl.store(out + m * D + d, tl.load(out + m * D + d, mask=d < D) + total, mask=d < D)
 
 
 @triton.jit
@@ -93,13 +93,11 @@ def dots(U_MD: Tensor, rows_N: Tensor, others_NC: Tensor) -> Tensor:
     return out_NC
 
 
-def sums(U_MD: Tensor, starts_M: Tensor, partners_E: Tensor, weights_E: Tensor) -> Tensor:
-    """Return (M, D): for each row the sum over its pairs, which begin at `starts` (M + 1), of weight times partner."""
+def add_sums(out_MD: Tensor, U_MD: Tensor, starts_M: Tensor, partners_E: Tensor, weights_E: Tensor) -> None:
+    """Add in place to each row the sum over its pairs, which begin at `starts` (M + 1), of weight times partner."""
     M, D = U_MD.shape
-    out_MD = torch.empty(M, D, device=U_MD.device)
     grid = (M, triton.cdiv(D, _block(D)))
     sums_kernel[grid](U_MD.contiguous(), starts_M, partners_E, weights_E, out_MD, D, _block(D))
-    return out_MD
 
 
 def nearest(

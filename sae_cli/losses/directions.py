@@ -39,10 +39,11 @@ class Directions:
     @cached_property
     def unit_MD(self) -> Tensor:
         """All directions at norm 1, the frozen ones last; gradients reach the first F."""
-        unit_FD = self.W_FD if self.unit else normalize(self.W_FD, dim=-1)
-        if self.frozen_GD is None:
-            return unit_FD
-        return torch.cat([unit_FD, normalize(self.frozen_GD.detach().to(unit_FD.dtype), dim=-1)])
+        with torch.enable_grad():  # also where a search, which has none, is the first to ask
+            unit_FD = self.W_FD if self.unit else normalize(self.W_FD, dim=-1)
+            if self.frozen_GD is None:
+                return unit_FD
+            return torch.cat([unit_FD, normalize(self.frozen_GD.detach().to(unit_FD.dtype), dim=-1)])
 
     @cached_property
     def low_MD(self) -> Tensor:

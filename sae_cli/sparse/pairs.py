@@ -105,16 +105,17 @@ class PairDots(Function):
         ctx: Any, U: Tensor, read_MD: Tensor, rows_N: Tensor, others_NC: Tensor, later: Callable[..., None] | None
     ) -> Tensor:
         ctx.save_for_backward(read_MD, rows_N, others_NC)
-        ctx.later, ctx.like = later, U.new_empty(0)
+        ctx.later, ctx.dtype = later, U.dtype
         return dots(read_MD, rows_N, others_NC)
 
     @staticmethod
     def backward(ctx: Any, upstream_NC: Tensor) -> tuple[Tensor | None, None, None, None, None]:  # type: ignore[override]
+        read_MD, rows_N, others_NC = ctx.saved_tensors
         if ctx.later is not None:
-            ctx.later(*ctx.saved_tensors, upstream_NC)
-            return (None,) * 5
-        grad_MD = ctx.like.new_zeros(ctx.saved_tensors[0].shape)
-        add_sums(grad_MD, *ctx.saved_tensors, upstream_NC)
+            ctx.later(read_MD, rows_N, others_NC, upstream_NC)
+            return None, None, None, None, None
+        grad_MD = torch.zeros_like(read_MD, dtype=ctx.dtype)
+        add_sums(grad_MD, read_MD, rows_N, others_NC, upstream_NC)
         return grad_MD, None, None, None, None
 
 
@@ -132,8 +133,8 @@ class AddLater(Function):
     @staticmethod
     def backward(ctx: Any, grad_KMD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         grad_KMD = grad_KMD.contiguous()
-        for member, arguments in ctx.pairs:
-            add_sums(grad_KMD[member], *arguments)
+        for member, (read_MD, rows_N, others_NC, weights_NC) in ctx.pairs:
+            add_sums(grad_KMD[member], read_MD, rows_N, others_NC, weights_NC)
         return grad_KMD, None
 
 
@@ -173,7 +174,14 @@ def see(c_TS: Tensor, rows_T: Tensor, columns_S: Tensor, signed: bool, of_T: Lar
     """
     if (kernels := compiled(c_TS)) is not None:
         kept_T, kept_S = ((0, 0, 0) if of is None else (of.count, of.values_NC, of.indices_NC) for of in (of_T, of_S))
-        tile = c_TS.contiguous(), c_TS.dtype == LOW[1], *c_TS.shape, not signed, rows_T.contiguous(), columns_S.contiguous()
+        tile = (
+            c_TS.contiguous(),
+            c_TS.dtype == LOW[1],
+            *c_TS.shape,
+            not signed,
+            rows_T.contiguous(),
+            columns_S.contiguous(),
+        )
         _call(kernels, "sae_keep_largest", *tile, *kept_T, *kept_S)
         return
     c_TS = (c_TS if signed else c_TS.abs()).masked_fill(rows_T.unsqueeze(1) == columns_S, NONE)

@@ -34,7 +34,7 @@ def sums_kernel(U, starts, partners, weights, out, D, BLOCK: tl.constexpr):
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for pair in range(tl.load(starts + m), tl.load(starts + m + 1)):
-        weight = tl.load(weights + pair)
+        weight = tl.load(weights + pair + tl.zeros_like(d))
         j = tl.load(partners + pair)
         # a pair without weight, as most are under a hinge, is not read
         total += weight * tl.load(U + j * D + d, mask=(d < D) & (weight != 0), other=0.0).to(tl.float32)

@@ -17,6 +17,7 @@ from torch.autograd import Function
 from torch.nn.functional import embedding_bag
 
 from sae_cli.sparse.compiled import library
+from sae_cli.sparse.functions import COMPILED_FROM
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ LOW = (torch.float32, torch.bfloat16)
 
 
 def compiled(*tensors: Tensor) -> ctypes.CDLL | None:
-    """Return the compiled kernels if they read these tensors: in bf16 or fp32, on a CPU."""
-    return library() if all(t.device.type == "cpu" and t.dtype in LOW for t in tensors) else None
+    """Return the compiled kernels if they read these tensors, in bf16 or fp32 on a CPU, and the first is large."""
+    usable = all(t.device.type == "cpu" and t.dtype in LOW for t in tensors)
+    return library() if usable and tensors[0].numel() >= COMPILED_FROM else None
 
 
 def on_cuda(*tensors: Tensor) -> ModuleType | None:

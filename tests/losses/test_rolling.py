@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import neighbour_recall
 from sae_cli.losses.rolling import EVERY, turn
+from sae_cli.sparse import pairs
 from tests.losses.cases import Watch, cosines, omega, penalty, random_rows, settings
 
 KEYS = {"search_rows": 1, "neighbours": 3, "refresh": 10**6}
@@ -53,7 +54,8 @@ def test_lists_come_to_hold_the_nearest(kind, signed):
     assert neighbour_recall(Directions(W, state=state), keys)["neighbour_recall"] == 1
 
 
-def test_compiled_kernels_find_the_same_lists_in_fp32():
+def test_compiled_kernels_find_the_same_lists_in_fp32(monkeypatch):
+    monkeypatch.setattr(pairs, "COMPILED_FROM", 0)
     W = random_rows(150, 20)
     keys = settings("cells", chunk=150, tile=32, **KEYS | {"search_rows": 8})
     wide, narrow = (after(rows, keys, 40) for rows in (W, W.float()))

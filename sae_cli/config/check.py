@@ -46,7 +46,7 @@ RANGES: dict[str, str] = {
     "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed source.l0 "
     "source.trees source.depth cache.tokens cache.seed sae.auxk_weight sae.preact_weight sparsity.weight "
     "sparsity.target_l0 train.clip train.data_seed train.checkpoint_every eval.rows eval.contexts "
-    "eval.words eval.probe_rows seed",
+    "eval.words eval.probe_rows seed orthogonality.search_rows",
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
     "sparsity.bandwidth orthogonality.exponent orthogonality.meta_scale orthogonality.meta_lr train.lr",
     "[1, inf)": "model.batch source.rank source.branching source.sets cache.validation_tokens cache.shuffle_bytes "

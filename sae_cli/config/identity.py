@@ -7,7 +7,7 @@ from sae_cli.config.schema import NOT_SEMANTIC, PER_MEMBER, SCHEMA_VERSION, Conf
 from sae_cli.files import short_hash
 
 TRAIN_NOT_SEMANTIC = ("log_every", "checkpoint_every", "sparse")
-LATER = {"sae": {"freeze_decoder": False}}
+LATER: dict[str, dict[str, Any]] = {"sae": {"freeze_decoder": False}, "orthogonality": {"search_rows": 0}}
 """Keys that came after the first runs: at these values they are left out, so that older runs keep their ids."""
 
 

@@ -116,7 +116,10 @@ class OrthogonalityConfig:
     """cells, neighbours, unique_nearest, rica: uses of the penalty from one exact search to the next (rica: inversion
     of the covariance). Directions that the penalty drives apart soon have other neighbours: see `neighbour_recall`."""
     neighbours: int = 8
-    """neighbours: nearest others k of each direction."""
+    """neighbours: nearest others k of each direction, all penalised; cells with search_rows: those that are kept."""
+    search_rows: int = 0
+    """cells, neighbours: directions that are searched for at each use, in turn, at search_rows * chunk (neighbours: F)
+    * D operations; 0: all of them, cells at each use, neighbours at a refresh."""
     assign_limit: int = 2048
     """unique_nearest: latents up to which the assignment is exact, at F^3 operations and F^2 numbers."""
     greedy: bool = False
@@ -130,7 +133,7 @@ class OrthogonalityConfig:
     meta_lr: float = 1e-3
     """decomposable: learning rate of the meta-SAE's Adam."""
     tile: int = 1024
-    """Rows of the cosine matrix that exist at one time; bounds memory at tile * F."""
+    """Rows and columns of the cosine matrix that exist at one time; bounds memory at tile^2 (all_pairs: tile * F)."""
     every: int = 1
     """Apply the penalty on every s-th step with weight s * gamma."""
     warmup: float = 0.0

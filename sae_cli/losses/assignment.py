@@ -9,7 +9,8 @@ from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.nearest import kept_partners
 from sae_cli.losses.pairs import listed
-from sae_cli.losses.search import NONE, search
+from sae_cli.losses.search import search
+from sae_cli.sparse.pairs import NONE
 
 GREEDY_CANDIDATES = 16
 """Nearest free directions that a row may choose from in a round of the greedy assignment."""

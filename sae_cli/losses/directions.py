@@ -1,5 +1,6 @@
 """What an orthogonality penalty sees of a dictionary: one member's directions at one step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_cli.config.schema import OrthogonalityConfig
+from sae_cli.sparse.functions import low
 
 
 @dataclass
@@ -31,13 +33,22 @@ class Directions:
     unit: bool = False
     """The rows have norm 1 and their gradients are projected afterwards, so neither has to be done here."""
 
+    later: tuple[Tensor, Callable[..., None]] | None = None
+    """Of unit directions that are not frozen: what came out of `AddLater`, and where pairs wait for it."""
+
     @cached_property
     def unit_MD(self) -> Tensor:
         """All directions at norm 1, the frozen ones last; gradients reach the first F."""
-        unit_FD = self.W_FD if self.unit else normalize(self.W_FD, dim=-1)
-        if self.frozen_GD is None:
-            return unit_FD
-        return torch.cat([unit_FD, normalize(self.frozen_GD.detach().to(unit_FD.dtype), dim=-1)])
+        with torch.enable_grad():  # also where a search, which has none, is the first to ask
+            unit_FD = self.W_FD if self.unit else normalize(self.W_FD, dim=-1)
+            if self.frozen_GD is None:
+                return unit_FD
+            return torch.cat([unit_FD, normalize(self.frozen_GD.detach().to(unit_FD.dtype), dim=-1)])
+
+    @cached_property
+    def low_MD(self) -> Tensor:
+        """The same in the precision of products, without gradients."""
+        return low(self.unit_MD.detach())
 
     @property
     def penalised_N(self) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.pairs import all_pairs, listed
+from sae_cli.losses.rolling import roll
 from sae_cli.losses.search import CANDIDATES, best_cosines, search
 
 Partners = tuple[Tensor, Tensor]
@@ -14,11 +15,11 @@ Partners = tuple[Tensor, Tensor]
 def nearest_partners(directions: Directions, settings: OrthogonalityConfig) -> Partners:
     """Return each penalised row's two nearest others."""
     rows_N = directions.penalised_N
-    return rows_N, search(directions.unit_MD, rows_N, CANDIDATES, settings)[1]
+    return rows_N, search(directions.low_MD, rows_N, CANDIDATES, settings)[1]
 
 
 def nearest(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
-    """mean_i phi(max_{j != i} c_ij), a scalar. Cost N M D forward, N D backward, memory tile * M."""
+    """mean_i phi(max_{j != i} c_ij), a scalar. Cost N M D forward (half of it if all are penalised), N D backward."""
     return listed(directions, *nearest_partners(directions, settings), settings)
 
 
@@ -40,10 +41,12 @@ def kept_partners(directions: Directions, settings: OrthogonalityConfig) -> Part
 def neighbours(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
     """mean_i of the mean of phi(c_ij) over the k nearest j that the last refresh found, a scalar.
 
-    Cost N k D, and F M D for an exact search at a refresh.
+    Cost N k D, and F M D for an exact search at a refresh; with `search_rows` no refresh, but search_rows * M D.
     """
-    if directions.refresh_due(settings):
+    if settings.search_rows:
+        roll(directions, settings)
+    elif directions.refresh_due(settings):
         every_F = Directions(directions.W_FD).penalised_N
-        found = search(directions.unit_MD, every_F, settings.neighbours, settings)
+        found = search(directions.low_MD, every_F, settings.neighbours, settings)
         directions.state["neighbours"] = found[1]
     return listed(directions, *kept_partners(directions, settings), settings, largest=False)

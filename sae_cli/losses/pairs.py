@@ -12,6 +12,7 @@ from torch.autograd import Function
 from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.phi import penalised
+from sae_cli.sparse.pairs import PairDots
 
 
 class _AllPairs(Function):
@@ -39,47 +40,18 @@ class _AllPairs(Function):
         return ctx.saved_tensors[0] * upstream, None, None
 
 
-class _Listed(Function):
-    """sum over rows n of the mean or the largest of phi(c) with the listed neighbours (N, C), of unit rows (M, D)."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, unit_MD: Tensor, rows_N: Tensor, neighbours_NC: Tensor, largest: bool, settings: OrthogonalityConfig
-    ) -> Tensor:
-        total = unit_MD.new_zeros(())
-        grad_MD = torch.zeros_like(unit_MD)
-        with torch.autocast(unit_MD.device.type, enabled=False):
-            for start in range(0, len(rows_N), settings.tile):
-                i_T, j_TC = rows_N[start : start + settings.tile], neighbours_NC[start : start + settings.tile]
-                rows_TD = unit_MD.index_select(0, i_T)
-                others_TCD = unit_MD.index_select(0, j_TC.flatten()).view(*j_TC.shape, -1)
-                with torch.enable_grad():
-                    c_TC = torch.einsum("td,tcd->tc", rows_TD, others_TCD).detach().requires_grad_()
-                    values_TC = penalised(c_TC, settings)
-                    tile_total = (values_TC.amax(1) if largest else values_TC.mean(1)).sum()
-                (slope_TC,) = torch.autograd.grad(tile_total, c_TC)
-                total += tile_total.detach()
-                grad_MD.index_add_(0, i_T, torch.einsum("tc,tcd->td", slope_TC, others_TCD))
-                for column, slope_T in zip(j_TC.T, slope_TC.T, strict=True):
-                    grad_MD.index_add_(0, column, slope_T.unsqueeze(1) * rows_TD)
-        ctx.save_for_backward(grad_MD)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
-        return ctx.saved_tensors[0] * upstream, None, None, None, None
-
-
 def listed(
     directions: Directions, rows_N: Tensor, neighbours_NC: Tensor, settings: OrthogonalityConfig, largest: bool = True
 ) -> Tensor:
     """Return the mean over the rows of phi of the nearest listed neighbour (or mean phi of all), a scalar; 0 of none.
 
-    Cosines are computed anew in full precision; gradients reach both ends of a pair, and ties share theirs equally.
-    Cost N C D, memory tile * C * D.
+    Cosines are computed anew; gradients reach both ends of a pair, and ties share theirs equally. Under bf16 autocast
+    directions are read in bf16, sums are in fp32. Cost N C D.
     """
-    total = _Listed.apply(directions.unit_MD, rows_N, neighbours_NC, largest, settings)
-    return total / max(len(rows_N), 1)
+    source, later = (directions.unit_MD, None) if directions.later is None else directions.later
+    values_NC = penalised(PairDots.apply(source, directions.low_MD, rows_N, neighbours_NC, later), settings)
+    values_N = values_NC.amax(1) if largest else values_NC.mean(1)
+    return values_N.sum() / max(len(rows_N), 1)
 
 
 def all_pairs(directions: Directions, settings: OrthogonalityConfig) -> Tensor:

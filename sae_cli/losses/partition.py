@@ -7,8 +7,9 @@ from torch import Tensor
 
 from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.losses.directions import Directions
-from sae_cli.losses.nearest import Partners
+from sae_cli.losses.nearest import Partners, kept_partners
 from sae_cli.losses.pairs import listed
+from sae_cli.losses.rolling import roll
 from sae_cli.losses.search import CANDIDATES, search
 
 
@@ -21,17 +22,17 @@ def part_count(directions: Directions, settings: OrthogonalityConfig) -> int:
 def partners_inside(order_M: Tensor, directions: Directions, settings: OrthogonalityConfig) -> Partners:
     """Return penalised rows and their nearest others in the same part; parts are equal slices of order_M to within 1.
 
-    Cost M^2 D / parts.
+    Cost M^2 D / parts, or half of that if all are penalised.
     """
-    unit_MD, everyone = directions.unit_MD.detach(), directions.rows_N is None and directions.frozen_GD is None
-    penalised_M = torch.zeros(len(unit_MD), dtype=torch.bool, device=unit_MD.device)
+    low_MD, everyone = directions.low_MD, directions.rows_N is None and directions.frozen_GD is None
+    penalised_M = torch.zeros(len(low_MD), dtype=torch.bool, device=low_MD.device)
     penalised_M[directions.penalised_N] = True
     parts = part_count(directions, settings)
     count = min(CANDIDATES, len(order_M) // parts - 1)
     rows, others = [], []
     for part in order_M.tensor_split(parts):
         inside = penalised_M[part].nonzero().squeeze(1) if not everyone else torch.arange(len(part), device=part.device)
-        found = search(unit_MD.index_select(0, part), inside, count, settings)[1]
+        found = search(low_MD.index_select(0, part), inside, count, settings)[1]
         rows.append(part[inside])
         others.append(part[found])
     return torch.cat(rows), torch.cat(others)
@@ -46,13 +47,16 @@ def chunked_partners(directions: Directions, settings: OrthogonalityConfig) -> P
 def chunked(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
     """`nearest` inside ceil(M / chunk) random parts of equal size, drawn anew at each call; a scalar.
 
-    OrtSAE (arXiv 2509.22033). The same parts serve every member. Cost M chunk D.
+    OrtSAE (arXiv 2509.22033). The same parts serve every member. Cost M chunk D, or half of it if all are penalised.
     """
     return listed(directions, *chunked_partners(directions, settings), settings)
 
 
 def cells_partners(directions: Directions, settings: OrthogonalityConfig) -> Partners:
-    """Return each penalised row's nearest others in its cell of the last refresh."""
+    """Return each penalised row's nearest others in its cell of the last refresh, or the first two of its list."""
+    if settings.search_rows:
+        rows_N, lists_NC = kept_partners(directions, settings)
+        return rows_N, lists_NC[:, :CANDIDATES]
     return partners_inside(directions.state["order"], directions, settings)
 
 
@@ -60,14 +64,23 @@ def cells(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
     """`nearest` inside parts as large as those of `chunked` that keep nearest neighbours together; a scalar.
 
     At a refresh an exact search links each direction to its nearest other; the links form trees, which are cut into
-    parts by as few links as their sizes need. Cost M chunk D, and M^2 D at a refresh.
+    parts by as few links as their sizes need. Cost M chunk D, and M^2 D at a refresh, half if all are penalised; no
+    refresh if there is but one part. With `search_rows` a use costs search_rows * chunk * D: the nearest is that of the
+    `neighbours` others that a rolling search keeps per direction, and a refresh finds all of these anew.
     """
-    if directions.refresh_due(settings):
-        unit_MD = directions.unit_MD.detach()
-        every_M = torch.arange(len(unit_MD), device=unit_MD.device)
-        nearest_M = search(unit_MD, every_M, 1, settings)[1].squeeze(1).tolist()
-        sizes = [len(part) for part in every_M.tensor_split(part_count(directions, settings))]
-        directions.state["order"] = torch.tensor(packed(nearest_M, sizes), device=unit_MD.device)
+    parts, low_MD = part_count(directions, settings), directions.low_MD
+    every_M = torch.arange(len(low_MD), device=low_MD.device)
+    if parts == 1:
+        directions.state["order"] = every_M
+    elif directions.refresh_due(settings):
+        count = settings.neighbours if settings.search_rows else 1
+        cosines_MC, nearest_MC = search(low_MD, every_M, count, settings)
+        if settings.search_rows:
+            directions.state |= {"neighbours": nearest_MC, "cosines": cosines_MC}
+        sizes = [len(part) for part in every_M.tensor_split(parts)]
+        directions.state["order"] = torch.tensor(packed(nearest_MC[:, 0].tolist(), sizes), device=low_MD.device)
+    if settings.search_rows:
+        roll(directions, settings, None if parts == 1 else directions.state["order"], parts)
     return listed(directions, *cells_partners(directions, settings), settings)
 
 

@@ -89,7 +89,7 @@ def ensure_cache(config: Config, share: int | None = None) -> list[Path]:
         staged = replace(config, model=replace(config.model, hook=first), cache=cache)
         if cache.parts > 1 and missing_caches(staged):
             raise UserError(
-                f"cache.parts={cache.parts} with cache.dir={config.cache.dir}: let the workers write to a folder that all "
+                f"cache.parts={cache.parts} with cache.dir={config.cache.dir}: let workers write to a folder that all "
                 "see (the same command with cache.dir=FOLDER), then upload it with this one and cache.staging=FOLDER"
             )
         with uploading(missing.values(), Path(cache.dir)):

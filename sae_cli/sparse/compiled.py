@@ -1,4 +1,4 @@
-"""The kernels of kernels.cpp, compiled for this machine when they are first needed."""
+"""The kernels of kernels.cpp and pairs.cpp, compiled for this machine when they are first needed."""
 
 import ctypes
 import logging
@@ -18,7 +18,8 @@ from sae_cli.sparse.operators import Entries, Operators
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "pairs.cpp")]
+HEADER = Path(__file__).with_name("rows.h")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-signed-zeros", "-fno-trapping-math", "-fassociative-math")
 SHARED = ("-fopenmp", "-shared", "-fPIC")
 
@@ -34,7 +35,7 @@ def library() -> ctypes.CDLL | None:
             file = _kept()
             if not file.exists():
                 made = Path(folder) / file.name
-                command = [os.environ.get("CXX", "c++"), *FLAGS, *SHARED, "-o", str(made), str(SOURCE)]
+                command = [os.environ.get("CXX", "c++"), *FLAGS, *SHARED, "-o", str(made), *map(str, SOURCES)]
                 subprocess.run(command, check=True, capture_output=True, text=True)
                 try:
                     replace_atomically(file, made.read_bytes())
@@ -56,7 +57,7 @@ def _kept() -> Path:
         re.findall(r"^(?:model name|flags|Features)\s*:.*", described.read_text(), re.M) if described.exists() else []
     )
     processor = [platform.machine(), platform.processor(), *sorted(set(lines))]
-    name = f"kernels-{short_hash([SOURCE.read_text(), FLAGS, processor])}.so"
+    name = f"kernels-{short_hash([[file.read_text() for file in (HEADER, *SOURCES)], FLAGS, processor])}.so"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae-cli" / name
 
 

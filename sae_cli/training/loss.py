@@ -5,7 +5,7 @@ member; x is scaled to E||x||^2 = D. Without `sae.prefixes` the only prefix is t
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import ORTHOGONALITY
 from sae_cli.losses.sparsity import row_sums
 from sae_cli.randomness import derive_seed
+from sae_cli.sparse.pairs import AddLater
 from sae_cli.training.profile import phase
 from sae_cli.training.terms import dense_terms, find_entries, firing_counts, sparse_terms, squared_error
 
@@ -75,6 +76,10 @@ def losses(
     D = x_BD.shape[1]
     with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         target_KBD, frozen_KG = left_over(frozen, x_BD)
+        put_off: list[tuple[int, tuple[Tensor, ...]]] = []
+        adds_later = sae.decoder_norm == "unit" and frozen is None and any(weights.penalise)
+        if adds_later:
+            part = replace(part, W_dec_KFD=AddLater.apply(part.W_dec_KFD, put_off))
         with phase("encode"):
             x_KBD = part.centred(x_BD)
             m_KBF = part.pre_activations(x_KBD)
@@ -86,17 +91,13 @@ def losses(
             else sparse_terms(part, config, x_KBD, target_KBD, norm_KF, *found)
         )
         active_KF = terms.counts_KF > 0
-        omega_K = torch.stack(
-            [
-                _orthogonality(
-                    directions_of(part, k, config, x_BD, active_KF[k], ~dead_KF[k], step, states[k], frozen),
-                    config.orthogonality,
-                )
-                if penalise
-                else x_BD.new_zeros(())
-                for k, penalise in enumerate(weights.penalise)
-            ]
-        )
+        omegas = [x_BD.new_zeros(())] * part.members
+        for k in (k for k, penalise in enumerate(weights.penalise) if penalise):
+            seen = directions_of(part, k, config, x_BD, active_KF[k], ~dead_KF[k], step, states[k], frozen)
+            if adds_later:
+                seen.later = part.W_dec_KFD, lambda *pairs, k=k: put_off.append((k, pairs))
+            omegas[k] = _orthogonality(seen, config.orthogonality)
+        omega_K = torch.stack(omegas)
         auxiliary_K = torch.zeros_like(terms.sparsity_K)
         gate_KBF = part.nonlinearity.auxiliary(m_KBF, part.parameters())
         if gate_KBF is not None:
@@ -172,8 +173,9 @@ def directions_of(
 ) -> Directions:
     """Return what a member's orthogonality penalty sees at a step."""
     rows_F = {"all": None, "active": active_F, "alive": alive_F}[config.orthogonality.rows]
+    W_KFD = part.W_dec_KFD
     return Directions(
-        part.W_dec_KFD[member],
+        W_KFD[member] if len(W_KFD) > 1 else W_KFD.squeeze(0),  # whose gradient needs no copy
         derive_seed(config.train.data_seed, "orthogonality", step),
         step,
         None if rows_F is None else rows_F.nonzero().squeeze(1),

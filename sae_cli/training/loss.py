@@ -16,8 +16,10 @@ from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.baseline import with_threshold
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import ORTHOGONALITY
+from sae_cli.losses.sharded import SHARDED
 from sae_cli.losses.sparsity import row_sums
 from sae_cli.randomness import derive_seed
+from sae_cli.ranks import Ranks
 from sae_cli.training.terms import dense_terms, find_entries, firing_counts, sparse_terms, squared_error
 
 
@@ -64,11 +66,14 @@ def losses(
     step: int,
     states: Sequence[dict[str, Tensor]],
     frozen: SAEStack | None = None,
+    whole_BD: Tensor | None = None,
+    count: Callable[[Tensor], Tensor] = lambda counts_KF: counts_KF,
 ) -> Losses:
     """Return the losses of members on scaled activations (B, D).
 
     `dead_KF` (bool) are the latents that AuxK and the pre-activation loss revive, `states` what each member's
-    orthogonality penalty keeps between steps. With `frozen` the members reconstruct what that stack leaves of x.
+    orthogonality penalty keeps between steps. With `frozen` the members reconstruct what that stack leaves of x. If x is
+    a piece of the batch `whole_BD`, `count` gives the firing counts of what is known of it from the piece's own.
     """
     sae = config.sae
     D = x_BD.shape[1]
@@ -83,12 +88,15 @@ def losses(
             if found is None
             else sparse_terms(part, config, x_KBD, target_KBD, norm_KF, *found)
         )
-        active_KF = terms.counts_KF > 0
+        counts_KF = count(terms.counts_KF)
+        active_KF = counts_KF > 0
+        whole_BD = x_BD if whole_BD is None else whole_BD
         omega_K = torch.stack(
             [
                 _orthogonality(
-                    directions_of(part, k, config, x_BD, active_KF[k], ~dead_KF[k], step, states[k], frozen),
+                    directions_of(part, k, config, whole_BD, active_KF[k], ~dead_KF[k], step, states[k], frozen),
                     config.orthogonality,
+                    part.ranks,
                 )
                 if penalise
                 else x_BD.new_zeros(())
@@ -98,7 +106,7 @@ def losses(
         auxiliary_K = torch.zeros_like(terms.sparsity_K)
         gate_KBF = part.nonlinearity.auxiliary(m_KBF, part.parameters())
         if gate_KBF is not None:
-            by_gate_KBD = gate_KBF @ part.W_dec_KFD.detach() + part.b_dec_KD.detach().unsqueeze(1)
+            by_gate_KBD = part.ranks.total(gate_KBF @ part.W_dec_KFD.detach()) + part.b_dec_KD.detach().unsqueeze(1)
             auxiliary_K = auxiliary_K + squared_error(target_KBD, by_gate_KBD)
         if sae.auxk_weight or sae.preact_weight:
 
@@ -107,11 +115,11 @@ def losses(
                     return part.pre_activations(x_KBD, columns)
                 return m_KBF if columns is None else m_KBF[..., columns]
 
-            auxiliary_K = auxiliary_K + _revival(part, config, dead_m, terms.error_KBD, dead_KF)
+            auxiliary_K = auxiliary_K + part.ranks.total(_revival(part, config, dead_m, terms.error_KBD, dead_KF))
     penalties_K = weights.lambda_K * terms.sparsity_K + weights.gamma_K * D * omega_K
     loss_K = torch.stack(terms.errors_PK).sum(0) + penalties_K + auxiliary_K
     mse_K, sparsity_K = terms.errors_PK[-1], terms.sparsity_K
-    return Losses(mse_K, sparsity_K, omega_K, auxiliary_K, loss_K, terms.acts, terms.counts_KF, frozen_KG)
+    return Losses(mse_K, sparsity_K, omega_K, auxiliary_K, loss_K, terms.acts, counts_KF, frozen_KG)
 
 
 @torch.no_grad()
@@ -181,8 +189,10 @@ def directions_of(
     )
 
 
-def _orthogonality(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
+def _orthogonality(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
     """Return Omega of a member's directions, a scalar."""
+    if ranks.sharded:
+        return ranks.total(SHARDED[settings.kind](directions, settings, ranks))
     penalty = ORTHOGONALITY[settings.kind]
     assert penalty is not None, "orthogonality=none has weight 0"
     return penalty(directions, with_threshold(settings, *directions.unit_MD.shape))

@@ -1,0 +1,168 @@
+"""Orthogonality penalties whose directions lie on several ranks: a block of others' is looked at at a time.
+
+Each returns this rank's share of Omega, whose gradients also hold what other ranks' pairs do to its directions. Memory
+is that of two blocks of F directions (chunked: one part), traffic about four times all directions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from sae_cli.config.schema import OrthogonalityConfig
+from sae_cli.losses.baseline import with_threshold
+from sae_cli.losses.directions import Directions
+from sae_cli.losses.phi import penalised
+from sae_cli.losses.search import CANDIDATES, NONE, search
+from sae_cli.ranks import Ranks
+
+
+class _Listed(Function):
+    """sum over own rows n of the mean or the largest of phi(c) with listed neighbours (N, C) on any rank."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        unit_FD: Tensor,
+        rows_N: Tensor,
+        neighbours_NC: Tensor,
+        largest: bool,
+        settings: OrthogonalityConfig,
+        ranks: Ranks,
+    ) -> Tensor:
+        F, grad_FD = len(unit_FD), torch.zeros_like(unit_FD)
+        c_NC = unit_FD.new_zeros(neighbours_NC.shape)
+
+        def pairs(source: int) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+            """Those with a neighbour on a rank: places n and c, row, and the neighbour's place there."""
+            places = (neighbours_NC.div(F, rounding_mode="floor") == source).nonzero()
+            tiles = [tile.unbind(1) for tile in places.split(settings.tile)]
+            return [(n, c, rows_N[n], neighbours_NC[n, c] - source * F) for n, c in tiles]
+
+        with torch.autocast(unit_FD.device.type, enabled=False):
+            for source, block_FD in enumerate(ranks.blocks(unit_FD)):
+                for n, c, i, j in pairs(source):
+                    c_NC[n, c] = (unit_FD[i] * block_FD[j]).sum(1)
+            with torch.enable_grad():
+                c_NC.requires_grad_()
+                values_NC = penalised(c_NC, settings)
+                total = (values_NC.amax(1) if largest else values_NC.mean(1)).sum()
+            (slope_NC,) = torch.autograd.grad(total, c_NC)
+            for source, block_FD in enumerate(ranks.blocks(unit_FD)):
+                theirs_FD = torch.zeros_like(unit_FD)
+                for n, c, i, j in pairs(source):
+                    grad_FD.index_add_(0, i, slope_NC[n, c].unsqueeze(1) * block_FD[j])
+                    theirs_FD.index_add_(0, j, slope_NC[n, c].unsqueeze(1) * unit_FD[i])
+                ranks.add(theirs_FD)
+                if source == ranks.rank:
+                    grad_FD += theirs_FD
+        ctx.save_for_backward(grad_FD)
+        return total.detach()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None, None, None]:  # type: ignore[override]
+        return ctx.saved_tensors[0] * g, None, None, None, None, None
+
+
+@torch.no_grad()
+def search_ranks(
+    unit_FD: Tensor, rows_N: Tensor, count: int, settings: OrthogonalityConfig, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """Return cosines and indices (N, C) of the nearest others of own rows, over all ranks' directions in their order."""
+    F = len(unit_FD)
+    count = min(count, F * ranks.size - 1)
+    best_NC = unit_FD.new_full((len(rows_N), count), NONE)
+    index_NC = torch.zeros(len(rows_N), count, dtype=torch.long, device=unit_FD.device)
+    for source, block_FD in enumerate(ranks.blocks(unit_FD)):
+        found: list[tuple[Tensor, Tensor]] = []
+        for start in range(0, len(rows_N), settings.tile):
+            rows_T = rows_N[start : start + settings.tile]
+            c_TF = (unit_FD.index_select(0, rows_T) @ block_FD.T).float()
+            c_TF = c_TF if settings.signed else c_TF.abs()
+            if source == ranks.rank:
+                c_TF.scatter_(1, rows_T.unsqueeze(1), NONE)
+            near, places = c_TF.topk(min(count, F), dim=1)
+            tile = slice(start, start + len(rows_T))
+            near, every = torch.cat([best_NC[tile], near], 1), torch.cat([index_NC[tile], places + source * F], 1)
+            near, chosen = near.topk(count, dim=1)
+            found.append((near, every.gather(1, chosen)))
+        if found:
+            best_NC, index_NC = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return best_NC, index_NC
+
+
+def _mean(
+    directions: Directions,
+    rows_N: Tensor,
+    neighbours_NC: Tensor,
+    settings: OrthogonalityConfig,
+    ranks: Ranks,
+    largest: bool = True,
+) -> Tensor:
+    """Return this rank's share of the mean over all ranks' rows."""
+    unit_FD = directions.unit_MD
+    settings = with_threshold(settings, len(unit_FD) * ranks.size, unit_FD.shape[1])
+    total = _Listed.apply(unit_FD, rows_N, neighbours_NC, largest, settings, ranks)
+    return total / ranks.add(torch.tensor(len(rows_N), device=unit_FD.device)).clamp(min=1)
+
+
+def nearest(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
+    """`nearest` of all ranks' directions."""
+    rows_N = directions.penalised_N
+    found = search_ranks(directions.unit_MD.detach(), rows_N, CANDIDATES, settings, ranks)
+    return _mean(directions, rows_N, found[1], settings, ranks)
+
+
+def neighbours(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
+    """`neighbours` of all ranks' directions; each keeps those of its own."""
+    if directions.refresh_due(settings):
+        every_F = Directions(directions.W_FD).penalised_N
+        found = search_ranks(directions.unit_MD.detach(), every_F, settings.neighbours, settings, ranks)
+        directions.state["neighbours"] = found[1]
+    rows_N = directions.penalised_N
+    return _mean(directions, rows_N, directions.state["neighbours"].index_select(0, rows_N), settings, ranks, False)
+
+
+def chunked(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
+    """`chunked` of all ranks' directions: every rank has the same parts, and searches those of its rows that are in one."""
+    unit_FD, F = directions.unit_MD.detach(), len(directions.unit_MD)
+    M = F * ranks.size
+    order_M = torch.randperm(M, generator=torch.Generator().manual_seed(directions.seed)).to(unit_FD.device)
+    penalised_F = torch.zeros(F, dtype=torch.bool, device=unit_FD.device)
+    penalised_F[directions.penalised_N] = True
+    parts = max(1, min(-(-M // settings.chunk), M // 2))
+    rows, others = [], []
+    for part_P in order_M.tensor_split(parts):
+        mine_P, places_P = part_P // F == ranks.rank, part_P % F
+        unit_PD = ranks.add(torch.where(mine_P.unsqueeze(1), unit_FD[places_P], 0.0))
+        inside = (mine_P & penalised_F[places_P]).nonzero().squeeze(1)
+        if len(inside):
+            found = search(unit_PD, inside, min(CANDIDATES, M // parts - 1), settings)[1]
+            rows.append(places_P[inside])
+            others.append(part_P[found])
+    none = torch.empty(0, 1, dtype=torch.long, device=unit_FD.device)
+    rows_N, others_NC = (torch.cat(rows), torch.cat(others)) if rows else (none.squeeze(1), none)
+    return _mean(directions, rows_N, others_NC, settings, ranks)
+
+
+def gram(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
+    """`gram` of all ranks' directions, by the sum of their U^T U (D, D)."""
+    unit_FD, M = directions.unit_MD, len(directions.unit_MD) * ranks.size
+    with torch.autocast(unit_FD.device.type, enabled=False):
+        inside_DD = unit_FD.T @ unit_FD
+        every_DD = ranks.add(inside_DD.detach().clone())
+        # the gradient of ||sum of all U^T U||^2 is that of 2 <own U^T U, the sum>; its value is a share of the sum
+        total = 2 * (inside_DD * every_DD).sum() - (inside_DD * every_DD).sum().detach()
+        total = total - 2 * unit_FD.square().sum() + len(unit_FD)
+    return total / max(M * (M - 1), 1)
+
+
+SHARDED: dict[str, Callable[[Directions, OrthogonalityConfig, Ranks], Tensor]] = {
+    "nearest": nearest,
+    "neighbours": neighbours,
+    "chunked": chunked,
+    "gram": gram,
+}
+"""By kind; the others need all directions in one place."""

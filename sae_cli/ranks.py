@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import Any, TypeVar, cast
 
 import torch
@@ -81,9 +83,11 @@ class Ranks:
         """Into how many shares the rows of a batch are cut."""
         return 1 if self.sharded else self.size
 
-    def own(self, count: int) -> slice:
-        """Return which of `count` latents this rank holds."""
-        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size) if self.sharded else slice(0, count)
+    def own(self, latents: int) -> slice:
+        """Return which of so many latents this rank holds."""
+        if not self.sharded:
+            return slice(0, latents)
+        return slice(self.rank * latents // self.size, (self.rank + 1) * latents // self.size)
 
     def rows(self, x_BD: Tensor) -> Tensor:
         """Return this rank's rows of a batch."""
@@ -111,12 +115,29 @@ class Ranks:
         dist.all_gather(parts, share.float().contiguous())
         return torch.cat(parts, dim).to(share.dtype)
 
+    def every(self, share: Tensor) -> Tensor:
+        """Return what a vector (..., F) of this rank's latents is for all latents."""
+        return self.gather(share) if self.sharded else share
+
+    def mean(self, share_KF: Tensor) -> Tensor:
+        """Return the mean over all latents (K,)."""
+        return self.total(share_KF.float().mean(1)) * self.row_shares / self.size
+
     def blocks(self, share: Tensor) -> Iterator[Tensor]:
         """Yield every rank's tensor in turn."""
         for source in range(self.size):
             block = share.detach().clone() if source == self.rank else torch.empty_like(share)
             dist.broadcast(block, source)
             yield block
+
+    def to_first(self, tensor: Tensor, source: int) -> Tensor | None:
+        """Return, on the first rank, the tensor of rank `source`; None on others."""
+        if self.first and source:
+            tensor = torch.empty_like(tensor)
+            dist.recv(tensor, source)
+        elif self.rank == source and source:
+            dist.send(tensor, 0)
+        return tensor if self.first else None
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set on some rank; all hear the same."""
@@ -160,6 +181,14 @@ class Ranks:
 
 ALONE = Ranks()
 
+_groups = count(1)
+"""Numbers the groups that this process has been in: each has keys of its own in the store."""
+
+
+@cache
+def _store() -> dist.Store:
+    return next(rendezvous("env://", timeout=PATIENCE))[0]
+
 
 @contextmanager
 def joined(config: Config) -> Iterator[tuple[Ranks, str]]:
@@ -172,14 +201,14 @@ def joined(config: Config) -> Iterator[tuple[Ranks, str]]:
     if size == 1:
         yield ALONE, device
         return
-    key, count = ("train.batch", config.train.batch) if way == "rows" else ("sae.latents", config.sae.latents)
-    if count % size:
-        near = max(count // size, 1) * size
-        raise UserError(f"{key}={count} cannot be shared out to {size} ranks: set it to a multiple, such as {near}")
+    key, shared = ("train.batch", config.train.batch) if way == "rows" else ("sae.latents", config.sae.latents)
+    if shared % size:
+        near = max(shared // size, 1) * size
+        raise UserError(f"{key}={shared} cannot be shared out to {size} ranks: set it to a multiple, such as {near}")
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-    store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    store = dist.PrefixStore(f"stack-{next(_groups)}", _store())
     dist.init_process_group(backend, store=store, rank=rank(), world_size=size, timeout=PATIENCE)
     ranks = Ranks(rank(), size, way, store)
     yield ranks, device

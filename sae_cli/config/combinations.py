@@ -166,8 +166,6 @@ def latents_problems(config: Config) -> Iterator[str]:
     sae, penalty, way = config.sae, config.orthogonality, "train.parallel=latents"
     if sae.grow:
         yield f"sae.grow={sae.grow} does not go with {way}: set train.parallel=rows"
-    if sae.auxk_weight:
-        yield f"sae.auxk_weight={sae.auxk_weight} does not go with {way}: set it to 0, or train.parallel=rows"
     if config.train.sparse == "sparse":
         yield f"train.sparse=sparse does not go with {way}, whose products are dense: set train.sparse=auto"
     if penalty.weight and penalty.kind not in SHARDABLE:

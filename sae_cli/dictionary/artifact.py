@@ -7,10 +7,13 @@ those of `dictionary/nonlinearities`; some need further vectors (F,), stored bes
 """
 
 import json
+import math
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -19,6 +22,7 @@ from torch import Tensor
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.errors import UserError
 from sae_cli.files import read_json, replace_atomically, write_json
+from sae_cli.ranks import Ranks
 
 ARTIFACT_VERSION = 1
 SHAPES = {"W_enc_DF": ("D", "F"), "b_enc_F": ("F",), "W_dec_FD": ("F", "D"), "b_dec_D": ("D",)}
@@ -97,10 +101,63 @@ def row_scale(x_BD: Tensor) -> Tensor:
 
 def save_sae(folder: Path, sae: SAE) -> None:
     """Write sae.safetensors, then cfg.json, each atomically."""
+    replace_atomically(folder / "sae.safetensors", save(_tensors(sae)))
+    _save_settings(folder, sae, sae.W_enc_DF.shape[1])
+
+
+def save_shares(folder: Path, sae: SAE, ranks: Ranks) -> None:
+    """Write the same of an SAE whose latents are shared out to ranks; memory is that of two shares."""
+    tensors, file, latents = _tensors(sae), folder / "sae.safetensors", sae.W_enc_DF.shape[1]
+    begun, places = file.with_name(f".{file.name}.tmp"), {}
+    if ranks.first:
+        places = _place(
+            begun,
+            {
+                name: [size * ranks.size if i == _axis(name) else size for i, size in enumerate(t.shape)]
+                for name, t in tensors.items()
+            },
+        )
+    for source in range(ranks.size):
+        for name, tensor in tensors.items():
+            share, axis = ranks.to_first(tensor, source), _axis(name)
+            if share is not None and (axis is not None or source == 0):
+                place = (
+                    places[name] if axis is None else np.moveaxis(places[name], axis, 0)[source * latents :][:latents]
+                )
+                place[...] = share.numpy() if axis is None else share.movedim(axis, 0).numpy()
+    if ranks.first:
+        for place in places.values():
+            place.flush()
+        begun.replace(file)
+        _save_settings(folder, sae, latents * ranks.size)
+
+
+def _tensors(sae: SAE) -> dict[str, Tensor]:
+    """Return what an artefact stores, on the CPU."""
     tensors = {name.rsplit("_", 1)[0]: getattr(sae, name).contiguous().cpu() for name in SHAPES}
-    tensors |= {name: tensor.contiguous().cpu() for name, tensor in sae.stored.items()}
-    width, latents = sae.W_enc_DF.shape
-    replace_atomically(folder / "sae.safetensors", save(tensors))
+    return tensors | {name: tensor.contiguous().cpu() for name, tensor in sae.stored.items()}
+
+
+def _axis(name: str) -> int | None:
+    """Return the axis of the latents in a stored tensor."""
+    return {"W_enc": 1, "b_dec": None}.get(name, 0)
+
+
+def _place(file: Path, shapes: dict[str, list[int]]) -> dict[str, np.memmap]:
+    """Begin a safetensors file of fp32 tensors and return them as arrays that lie in it."""
+    ends = np.cumsum([4 * math.prod(shape) for shape in shapes.values()]).tolist()
+    offsets = dict(zip(shapes, pairwise([0, *ends]), strict=True))
+    header = {n: {"dtype": "F32", "shape": shapes[n], "data_offsets": offsets[n]} for n in shapes}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + ends[-1])
+    return {n: np.memmap(file, "<f4", "r+", 8 + len(text) + offsets[n][0], tuple(shapes[n])) for n in shapes}
+
+
+def _save_settings(folder: Path, sae: SAE, latents: int) -> None:
+    width = len(sae.b_dec_D)
     cfg = {"version": ARTIFACT_VERSION, "nonlinearity": sae.nonlinearity, "d_in": width, "d_sae": latents}
     further = {"k": sae.k, "input_norm": sae.input_norm, "metadata": sae.metadata}
     write_json(folder / "cfg.json", cfg | further)

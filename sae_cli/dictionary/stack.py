@@ -15,7 +15,6 @@ from sae_cli.randomness import derive_seed
 from sae_cli.ranks import ALONE, Ranks
 from sae_cli.sparse.functions import Encode, low, operators
 
-
 DRAWN = 1 << 24
 """Numbers that are drawn at a time where a rank keeps a share of them."""
 
@@ -208,7 +207,9 @@ class SAEStack:
     @property
     def depends_on_others(self) -> bool:
         """Whether a step needs more of the batch than these rows and latents, between encoding and decoding."""
-        return self.ranks.sharded or (self.nonlinearity.whole_batch and not (self.ranks.size == 1 and self.cuts_K is None))
+        return self.ranks.sharded or (
+            self.nonlinearity.whole_batch and not (self.ranks.size == 1 and self.cuts_K is None)
+        )
 
     def decode(self, acts_KBF: Tensor) -> Tensor:
         """Return reconstructions (K, B, D), scaled."""

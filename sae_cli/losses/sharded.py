@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.functional import normalize
 
 from sae_cli.config.schema import OrthogonalityConfig
 from sae_cli.losses.baseline import with_threshold
@@ -70,7 +71,7 @@ class _Listed(Function):
 def search_ranks(
     unit_FD: Tensor, rows_N: Tensor, count: int, settings: OrthogonalityConfig, ranks: Ranks
 ) -> tuple[Tensor, Tensor]:
-    """Return cosines and indices (N, C) of the nearest others of own rows, over all ranks' directions in their order."""
+    """Return cosines and indices (N, C) of the nearest others of own rows among all ranks' directions, in their order."""
     F = len(unit_FD)
     count = min(count, F * ranks.size - 1)
     best_NC = unit_FD.new_full((len(rows_N), count), NONE)
@@ -91,6 +92,13 @@ def search_ranks(
         if found:
             best_NC, index_NC = (torch.cat(parts) for parts in zip(*found, strict=True))
     return best_NC, index_NC
+
+
+def nearest_cosines(W_FD: Tensor, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
+    """Return the nearest (absolute) cosine of each of all ranks' directions."""
+    unit_FD = normalize(W_FD, dim=-1)
+    rows_F = torch.arange(len(unit_FD), device=unit_FD.device)
+    return ranks.gather(search_ranks(unit_FD, rows_F, 1, settings, ranks)[0].squeeze(1))
 
 
 def _mean(
@@ -126,7 +134,7 @@ def neighbours(directions: Directions, settings: OrthogonalityConfig, ranks: Ran
 
 
 def chunked(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
-    """`chunked` of all ranks' directions: every rank has the same parts, and searches those of its rows that are in one."""
+    """`chunked` of all ranks' directions: the parts are the same everywhere, and each rank searches for its own rows."""
     unit_FD, F = directions.unit_MD.detach(), len(directions.unit_MD)
     M = F * ranks.size
     order_M = torch.randperm(M, generator=torch.Generator().manual_seed(directions.seed)).to(unit_FD.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sae_cli.config.schema import Config, OrthogonalityConfig, SAEConfig
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
+from sae_cli.dictionary.nonlinearities.topk import winners
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.baseline import with_threshold
 from sae_cli.losses.directions import Directions
@@ -72,8 +73,8 @@ def losses(
     """Return the losses of members on scaled activations (B, D).
 
     `dead_KF` (bool) are the latents that AuxK and the pre-activation loss revive, `states` what each member's
-    orthogonality penalty keeps between steps. With `frozen` the members reconstruct what that stack leaves of x. If x is
-    a piece of the batch `whole_BD`, `count` gives the firing counts of what is known of it from the piece's own.
+    orthogonality penalty keeps between steps. With `frozen` the members reconstruct what that stack leaves of x.
+    Where x is a piece of the batch `whole_BD`, `count` gives that batch's firing counts from the piece's own.
     """
     sae = config.sae
     D = x_BD.shape[1]
@@ -115,7 +116,7 @@ def losses(
                     return part.pre_activations(x_KBD, columns)
                 return m_KBF if columns is None else m_KBF[..., columns]
 
-            auxiliary_K = auxiliary_K + part.ranks.total(_revival(part, config, dead_m, terms.error_KBD, dead_KF))
+            auxiliary_K = auxiliary_K + _revival(part, config, dead_m, terms.error_KBD, dead_KF)
     penalties_K = weights.lambda_K * terms.sparsity_K + weights.gamma_K * D * omega_K
     loss_K = torch.stack(terms.errors_PK).sum(0) + penalties_K + auxiliary_K
     mse_K, sparsity_K = terms.errors_PK[-1], terms.sparsity_K
@@ -136,8 +137,10 @@ def _revival(
 ) -> Tensor:
     """Return the weighted losses (K,) of dead latents, whose pre-activations `dead_m` gives for some columns or all."""
     sae, nonlinearity, parameters, W_dec_KFD = config.sae, part.nonlinearity, part.parameters(), part.W_dec_KFD
-    columns, any_dead_K = None, dead_KF.any(1).float()
-    if not dead_KF.is_cuda:  # there, looking at which latents are dead would stop the stream
+    columns, any_dead_K, ranks = None, dead_KF.any(1).float(), part.ranks
+    if ranks.sharded:
+        any_dead_K = ranks.add(any_dead_K).clamp(max=1)
+    elif not dead_KF.is_cuda:  # there, looking at which latents are dead would stop the stream
         columns = dead_KF.any(0).nonzero().squeeze(1)
         if not len(columns):
             return sae.auxk_weight * any_dead_K
@@ -147,21 +150,26 @@ def _revival(
     loss_K = torch.zeros_like(any_dead_K)
     if sae.auxk_weight:
         revived_KBF = nonlinearity.revived(m_KBF, parameters) * dead_KF.unsqueeze(1)
-        loss_K = loss_K + sae.auxk_weight * any_dead_K * _auxk(revived_KBF, W_dec_KFD, error_KBD, sae.auxk_latents)
+        loss_K = loss_K + sae.auxk_weight * any_dead_K * _auxk(
+            revived_KBF, W_dec_KFD, error_KBD, sae.auxk_latents, ranks
+        )
     if sae.preact_weight:
         short_KBF = torch.relu(-nonlinearity.margin(m_KBF, parameters))
         missing_KF = row_sums(short_KBF) / short_KBF.shape[1] * dead_KF
         missing_KF = missing_KF * W_dec_KFD.norm(dim=-1) if sae.decoder_norm == "free" else missing_KF
-        loss_K = loss_K + sae.preact_weight * missing_KF.sum(1)
+        loss_K = loss_K + sae.preact_weight * ranks.total(missing_KF.sum(1))
     return loss_K
 
 
-def _auxk(revived_KBF: Tensor, W_dec_KFD: Tensor, error_KBD: Tensor, count: int) -> Tensor:
+def _auxk(revived_KBF: Tensor, W_dec_KFD: Tensor, error_KBD: Tensor, count: int, ranks: Ranks) -> Tensor:
     """Return mean_B ||e - e_hat||^2 (K,), e_hat from a row's largest dead latents (arXiv 2406.04093)."""
-    if count < revived_KBF.shape[2]:
-        largest, places = revived_KBF.topk(count, dim=2)
+    held = revived_KBF.shape[2]
+    if count < held * ranks.size // ranks.row_shares:
+        largest, places = revived_KBF.topk(min(count, held), dim=2)
+        if ranks.sharded:
+            largest = largest * winners(largest.detach(), [count] * len(largest), ranks)
         revived_KBF = torch.zeros_like(revived_KBF).scatter(2, places, largest)
-    return squared_error(-error_KBD, revived_KBF @ W_dec_KFD)
+    return squared_error(-error_KBD, ranks.total(revived_KBF @ W_dec_KFD))
 
 
 def directions_of(

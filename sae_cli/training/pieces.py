@@ -1,6 +1,6 @@
-"""The losses and gradients of a batch from those of its pieces: rows on several ranks, and on each one after the other.
+"""The losses and gradients of a batch from those of its pieces: rows on several ranks, and on one after each other.
 
-Means over rows are means of the pieces' weighted by their rows, the penalty on directions is computed with a rank's last
+Means over rows are means over pieces weighted by their rows, the penalty on directions is computed with a rank's last
 piece, BatchTopK's cut is found in the whole batch before, and ranks are summed at the end.
 """
 
@@ -10,24 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sae_cli.config.schema import Config, TrainConfig
+from sae_cli.config.schema import Config
 from sae_cli.dictionary.nonlinearities.topk import common_cuts
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.ranks import Ranks
 from sae_cli.training.loss import Losses, Weights, losses
-
-LATENT_BYTES, FROZEN_BYTES = 24, 12
-"""Bytes that a row takes per latent: about six tensors of at most four; frozen: m, f and the firing."""
-
-
-def rows_per_piece(train: TrainConfig, stack: SAEStack, frozen: SAEStack | None, members: int) -> int:
-    """Return how many rows of a batch are processed at a time under `train.memory_bytes`; pieces are even."""
-    rows = train.batch // stack.ranks.row_shares
-    bytes_per_row = members * LATENT_BYTES * stack.b_enc_KF.shape[1]
-    if frozen is not None:
-        bytes_per_row += members * FROZEN_BYTES * frozen.b_enc_KF.shape[1]
-    most = max(train.memory_bytes // bytes_per_row, 1) if train.memory_bytes else rows
-    return -(-rows // -(-rows // most))
 
 
 def batch_gradients(
@@ -43,8 +30,8 @@ def batch_gradients(
 ) -> tuple[Losses, dict[str, Tensor]]:
     """Return the losses of a batch (B, D), and their gradients by name, from pieces of `size` rows.
 
-    Unless this is the whole batch and dictionary, `Losses.acts` is what a nonlinearity may observe of them: the smallest
-    latents that fired (K, 1, N).
+    Unless there is one piece and one rank, `Losses.acts` is what a nonlinearity may observe of them (K, 1, N): the
+    smallest latents that fired.
     """
     ranks, tensors, pieces = part.ranks, part.tensors(), part.ranks.rows(x_BD).split(size)
     if len(pieces) == 1 and ranks.size == 1:
@@ -70,12 +57,16 @@ def batch_gradients(
             counts_KF, frozen_KG = found.counts_KF, frozen_KG.to(x_BD.device) + found.frozen_KG
             if part.nonlinearity.whole_batch:
                 smallest_K.append(torch.where(found.acts > 0, found.acts, torch.inf).amin((-2, -1)).float())
-        del found
+
     if ranks.row_shares > 1:
         for tensor in (*sums, means_5K, frozen_KG):
             ranks.add(tensor)
-    acts_K1N = ranks.gather(torch.stack(smallest_K, 1)).unsqueeze(1) if smallest_K else x_BD.new_zeros(part.members, 1, 1)
-    return Losses(*means_5K, acts_K1N, counts_KF, frozen_KG), dict(zip(tensors, sums, strict=True))
+    acts_K1N = (
+        ranks.gather(torch.stack(smallest_K, 1)).unsqueeze(1) if smallest_K else x_BD.new_zeros(part.members, 1, 1)
+    )
+    mse_K, sparsity_K, omega_K, auxiliary_K, loss_K = means_5K
+    found = Losses(mse_K, sparsity_K, omega_K, auxiliary_K, loss_K, acts_K1N, counts_KF, frozen_KG)
+    return found, dict(zip(tensors, sums, strict=True))
 
 
 def _counted(ranks: Ranks, last: bool, earlier_KF: Tensor, counts_KF: Tensor) -> Tensor:

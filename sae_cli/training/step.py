@@ -9,7 +9,8 @@ from sae_cli.config.schema import Config
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.sparse.functions import operators
 from sae_cli.training.loss import Losses, Weights
-from sae_cli.training.pieces import batch_gradients, rows_per_piece
+from sae_cli.training.memory import rows_per_piece
+from sae_cli.training.pieces import batch_gradients
 from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp, total_steps
 
 METRICS = ("loss", "mse", "sparsity", "orthogonality", "auxiliary", "l0", "grad_norm")

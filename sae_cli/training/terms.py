@@ -41,7 +41,9 @@ def dense_terms(part: SAEStack, config: Config, m_KBF: Tensor, target_KBD: Tenso
     with torch.no_grad():
         counts_KF = firing_counts(acts_KBF, part.nonlinearity.negative)
     own = part.ranks.own(config.sae.latents)
-    ends = [min(max(end, own.start), own.stop) - own.start for end in prefix_ends(config.sae.latents, config.sae.prefixes)]
+    ends = [
+        min(max(end, own.start), own.stop) - own.start for end in prefix_ends(config.sae.latents, config.sae.prefixes)
+    ]
     errors_PK = []
     x_hat_KBD = part.b_dec_KD.unsqueeze(1)
     for start, end in zip([0, *ends], ends, strict=False):

@@ -54,7 +54,9 @@ class Nonlinearity:
         """Return latents as in training."""
         raise NotImplementedError
 
-    def latents_among(self, m: Tensor, P: Parameters, settings: Settings, ranks: Ranks, cuts_K: Tensor | None) -> Tensor:
+    def latents_among(
+        self, m: Tensor, P: Parameters, settings: Settings, ranks: Ranks, cuts_K: Tensor | None
+    ) -> Tensor:
         """Return latents of a share of a batch: the others have the rest, and `cuts_K` may be known of the whole."""
         return self.latents(m, P, settings)
 

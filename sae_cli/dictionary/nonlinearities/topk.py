@@ -63,7 +63,9 @@ class TopK(Nonlinearity):
         """Return z = max(m + b, 0) where it is among its row's k largest, else 0."""
         return self.latents_among(m, P, settings, ALONE, None)
 
-    def latents_among(self, m: Tensor, P: Parameters, settings: Settings, ranks: Ranks, cuts_K: Tensor | None) -> Tensor:
+    def latents_among(
+        self, m: Tensor, P: Parameters, settings: Settings, ranks: Ranks, cuts_K: Tensor | None
+    ) -> Tensor:
         """Return the same of the largest that all ranks have of a row."""
         z = m + P["b_enc"].to(m.dtype)
         most = z.shape[-1] * ranks.size // ranks.row_shares
@@ -106,7 +108,9 @@ class BatchTopK(TopK):
         cuts = torch.stack([cut(z_BF, sae.k * z.shape[-2]) for z_BF, sae in zip(z, settings, strict=True)])
         return _BatchTopK.apply(z, cuts.view(-1, 1, 1), None)
 
-    def latents_among(self, m: Tensor, P: Parameters, settings: Settings, ranks: Ranks, cuts_K: Tensor | None) -> Tensor:
+    def latents_among(
+        self, m: Tensor, P: Parameters, settings: Settings, ranks: Ranks, cuts_K: Tensor | None
+    ) -> Tensor:
         """Return the same of the largest in the whole batch."""
         z = m + P["b_enc"].to(m.dtype)
         counts = [sae.k * z.shape[-2] * ranks.row_shares for sae in settings]

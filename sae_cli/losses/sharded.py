@@ -71,7 +71,7 @@ class _Listed(Function):
 def search_ranks(
     unit_FD: Tensor, rows_N: Tensor, count: int, settings: OrthogonalityConfig, ranks: Ranks
 ) -> tuple[Tensor, Tensor]:
-    """Return cosines and indices (N, C) of the nearest others of own rows among all ranks' directions, in their order."""
+    """Return cosines and indices (N, C) of the nearest others of own rows, in the order of all ranks' directions."""
     F = len(unit_FD)
     count = min(count, F * ranks.size - 1)
     best_NC = unit_FD.new_full((len(rows_N), count), NONE)
@@ -134,7 +134,7 @@ def neighbours(directions: Directions, settings: OrthogonalityConfig, ranks: Ran
 
 
 def chunked(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
-    """`chunked` of all ranks' directions: the parts are the same everywhere, and each rank searches for its own rows."""
+    """`chunked` of all ranks' directions: the parts are the same everywhere, each rank searches for its rows."""
     unit_FD, F = directions.unit_MD.detach(), len(directions.unit_MD)
     M = F * ranks.size
     order_M = torch.randperm(M, generator=torch.Generator().manual_seed(directions.seed)).to(unit_FD.device)

@@ -21,7 +21,7 @@ ONE_SIDED = ("step", "window", "clamp_0_1")
 """Values of sae.ste that are 0 at shut gates."""
 OTHER_PENALTIES = ("sqrt_l1", "lp", "tanh", "l0")
 
-SHARDABLE = ("nearest", "neighbours", "chunked", "gram")
+SHARDABLE = ("nearest", "neighbours", "chunked")
 """Orthogonality penalties of directions that lie on several ranks."""
 WITHOUT_PHI = ("gram", "rica", "decomposable")
 """Orthogonality penalties that are no function of single cosines."""

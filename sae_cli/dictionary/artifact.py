@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -106,27 +107,17 @@ def save_sae(folder: Path, sae: SAE) -> None:
 
 
 def save_shares(folder: Path, sae: SAE, ranks: Ranks) -> None:
-    """Write the same of an SAE whose latents are shared out to ranks; memory is that of two shares."""
-    tensors, file, latents = _tensors(sae), folder / "sae.safetensors", sae.W_enc_DF.shape[1]
-    begun, places = file.with_name(f".{file.name}.tmp"), {}
-    if ranks.first:
-        places = _place(
-            begun,
-            {
-                name: [size * ranks.size if i == _axis(name) else size for i, size in enumerate(t.shape)]
-                for name, t in tensors.items()
-            },
-        )
+    """Write the same of an SAE whose latents are shared out to ranks; the first has two shares in memory at most."""
+    shares, file, latents = _tensors(sae), folder / "sae.safetensors", sae.W_enc_DF.shape[1]
+    begun = file.with_name(f".{file.name}.tmp")
+    whole: dict[str, Any] = _begin(begun, shares, ranks.size) if ranks.first else {}
     for source in range(ranks.size):
-        for name, tensor in tensors.items():
-            share, axis = ranks.to_first(tensor, source), _axis(name)
-            if share is not None and (axis is not None or source == 0):
-                place = (
-                    places[name] if axis is None else np.moveaxis(places[name], axis, 0)[source * latents :][:latents]
-                )
-                place[...] = share.numpy() if axis is None else share.movedim(axis, 0).numpy()
+        own = slice(source * latents, (source + 1) * latents)
+        for name, share in shares.items():
+            if (values := ranks.to_first(share, source)) is not None:
+                whole[name][{"W_enc": (slice(None), own), "b_dec": slice(None)}.get(name, own)] = values.numpy()
     if ranks.first:
-        for place in places.values():
+        for place in whole.values():
             place.flush()
         begun.replace(file)
         _save_settings(folder, sae, latents * ranks.size)
@@ -138,13 +129,10 @@ def _tensors(sae: SAE) -> dict[str, Tensor]:
     return tensors | {name: tensor.contiguous().cpu() for name, tensor in sae.stored.items()}
 
 
-def _axis(name: str) -> int | None:
-    """Return the axis of the latents in a stored tensor."""
-    return {"W_enc": 1, "b_dec": None}.get(name, 0)
-
-
-def _place(file: Path, shapes: dict[str, list[int]]) -> dict[str, np.memmap]:
-    """Begin a safetensors file of fp32 tensors and return them as arrays that lie in it."""
+def _begin(file: Path, shares: dict[str, Tensor], count: int) -> dict[str, np.memmap]:
+    """Begin a safetensors file for so many shares of fp32 latents; return its tensors as arrays that lie in it."""
+    many = {"W_enc": (1, count), "W_dec": (count, 1), "b_dec": (1,)}
+    shapes = {name: tuple(map(mul, share.shape, many.get(name, (count,)))) for name, share in shares.items()}
     ends = np.cumsum([4 * math.prod(shape) for shape in shapes.values()]).tolist()
     offsets = dict(zip(shapes, pairwise([0, *ends]), strict=True))
     header = {n: {"dtype": "F32", "shape": shapes[n], "data_offsets": offsets[n]} for n in shapes}
@@ -153,7 +141,7 @@ def _place(file: Path, shapes: dict[str, list[int]]) -> dict[str, np.memmap]:
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         stream.truncate(8 + len(text) + ends[-1])
-    return {n: np.memmap(file, "<f4", "r+", 8 + len(text) + offsets[n][0], tuple(shapes[n])) for n in shapes}
+    return {n: np.memmap(file, "<f4", "r+", 8 + len(text) + offsets[n][0], shapes[n]) for n in shapes}
 
 
 def _save_settings(folder: Path, sae: SAE, latents: int) -> None:

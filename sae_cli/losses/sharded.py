@@ -13,6 +13,7 @@ from torch.autograd import Function
 from torch.nn.functional import normalize
 
 from sae_cli.config.schema import OrthogonalityConfig
+from sae_cli.losses import search as one_rank
 from sae_cli.losses.baseline import with_threshold
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.phi import penalised
@@ -77,25 +78,22 @@ def search_ranks(
     best_NC = unit_FD.new_full((len(rows_N), count), NONE)
     index_NC = torch.zeros(len(rows_N), count, dtype=torch.long, device=unit_FD.device)
     for source, block_FD in enumerate(ranks.blocks(unit_FD)):
-        found: list[tuple[Tensor, Tensor]] = []
-        for start in range(0, len(rows_N), settings.tile):
-            rows_T = rows_N[start : start + settings.tile]
-            c_TF = (unit_FD.index_select(0, rows_T) @ block_FD.T).float()
+        for tile in torch.arange(len(rows_N), device=unit_FD.device).split(settings.tile):
+            c_TF = (unit_FD.index_select(0, rows_N[tile]) @ block_FD.T).float()
             c_TF = c_TF if settings.signed else c_TF.abs()
             if source == ranks.rank:
-                c_TF.scatter_(1, rows_T.unsqueeze(1), NONE)
+                c_TF.scatter_(1, rows_N[tile].unsqueeze(1), NONE)
             near, places = c_TF.topk(min(count, F), dim=1)
-            tile = slice(start, start + len(rows_T))
             near, every = torch.cat([best_NC[tile], near], 1), torch.cat([index_NC[tile], places + source * F], 1)
-            near, chosen = near.topk(count, dim=1)
-            found.append((near, every.gather(1, chosen)))
-        if found:
-            best_NC, index_NC = (torch.cat(parts) for parts in zip(*found, strict=True))
+            best_NC[tile], chosen = near.topk(count, dim=1)
+            index_NC[tile] = every.gather(1, chosen)
     return best_NC, index_NC
 
 
 def nearest_cosines(W_FD: Tensor, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
     """Return the nearest (absolute) cosine of each of all ranks' directions."""
+    if not ranks.sharded:
+        return one_rank.nearest_cosines(W_FD, settings)
     unit_FD = normalize(W_FD, dim=-1)
     rows_F = torch.arange(len(unit_FD), device=unit_FD.device)
     return ranks.gather(search_ranks(unit_FD, rows_F, 1, settings, ranks)[0].squeeze(1))
@@ -141,36 +139,21 @@ def chunked(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks)
     penalised_F = torch.zeros(F, dtype=torch.bool, device=unit_FD.device)
     penalised_F[directions.penalised_N] = True
     parts = max(1, min(-(-M // settings.chunk), M // 2))
-    rows, others = [], []
+    count = min(CANDIDATES, M // parts - 1)
+    rows, others = [order_M[:0]], [order_M.new_empty(0, count)]
     for part_P in order_M.tensor_split(parts):
         mine_P, places_P = part_P // F == ranks.rank, part_P % F
         unit_PD = ranks.add(torch.where(mine_P.unsqueeze(1), unit_FD[places_P], 0.0))
         inside = (mine_P & penalised_F[places_P]).nonzero().squeeze(1)
         if len(inside):
-            found = search(unit_PD, inside, min(CANDIDATES, M // parts - 1), settings)[1]
             rows.append(places_P[inside])
-            others.append(part_P[found])
-    none = torch.empty(0, 1, dtype=torch.long, device=unit_FD.device)
-    rows_N, others_NC = (torch.cat(rows), torch.cat(others)) if rows else (none.squeeze(1), none)
-    return _mean(directions, rows_N, others_NC, settings, ranks)
-
-
-def gram(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
-    """`gram` of all ranks' directions, by the sum of their U^T U (D, D)."""
-    unit_FD, M = directions.unit_MD, len(directions.unit_MD) * ranks.size
-    with torch.autocast(unit_FD.device.type, enabled=False):
-        inside_DD = unit_FD.T @ unit_FD
-        every_DD = ranks.add(inside_DD.detach().clone())
-        # the gradient of ||sum of all U^T U||^2 is that of 2 <own U^T U, the sum>; its value is a share of the sum
-        total = 2 * (inside_DD * every_DD).sum() - (inside_DD * every_DD).sum().detach()
-        total = total - 2 * unit_FD.square().sum() + len(unit_FD)
-    return total / max(M * (M - 1), 1)
+            others.append(part_P[search(unit_PD, inside, count, settings)[1]])
+    return _mean(directions, torch.cat(rows), torch.cat(others), settings, ranks)
 
 
 SHARDED: dict[str, Callable[[Directions, OrthogonalityConfig, Ranks], Tensor]] = {
     "nearest": nearest,
     "neighbours": neighbours,
     "chunked": chunked,
-    "gram": gram,
 }
 """By kind; the others need all directions in one place."""

@@ -119,14 +119,14 @@ class Stepper:
                 part, self.shared, x_BD, dead, weights, step, states, earlier, self.piece
             )
             with torch.no_grad():
-                l0_K = self.ranks.total(found.counts_KF.sum(1)) / len(x_BD)
-                self._update(members, gradients, found, l0_K, step, len(x_BD))
+                fired_K = self.ranks.total(found.counts_KF.sum(1))
+                self._update(members, gradients, found, fired_K, step, len(x_BD))
                 part.nonlinearity.observe(found.acts, part.parameters())
                 self.last_fired_KF[members].masked_fill_(found.counts_KF > 0, (step + 1) * len(x_BD))
                 if self.train.dead_frequency:
                     self._count_firings(members, found.counts_KF, step)
                 self.earlier_fired_KG[members].masked_fill_(found.frozen_KG > 0, (step + 1) * len(x_BD))
-                self._move_lambda(members, l0_K, step)
+                self._move_lambda(members, fired_K / len(x_BD), step)
 
     def _move_lambda(self, members: slice, l0_K: Tensor, step: int) -> None:
         """Raise lambda where L0 is above its target and lower it where it is below, once its warm-up is over."""
@@ -138,7 +138,7 @@ class Stepper:
         self.lambda_scale_K[members] *= 1 + self.shared.sparsity.target_rate * distance_K * due_K
 
     def _update(
-        self, members: slice, gradients: dict[str, Tensor], found: Losses, l0_K: Tensor, step: int, rows: int
+        self, members: slice, gradients: dict[str, Tensor], found: Losses, fired_K: Tensor, step: int, rows: int
     ) -> None:
         """Project, clip, freeze what is not finite, and apply Adam; keep unit directions."""
         unit = self.shared.sae.decoder_norm == "unit" and "W_dec_KFD" in gradients
@@ -146,7 +146,7 @@ class Stepper:
             grad_KFD = gradients["W_dec_KFD"]
             operators(self.device, grad_KFD.numel()).project(grad_KFD, self.stack.W_dec_KFD[members])
         norm_K = self._norm({name: g.flatten(1).norm(dim=1) for name, g in gradients.items()})
-        l0_K = l0_K + found.frozen_KG.sum(1) / rows
+        l0_K = (fired_K + found.frozen_KG.sum(1)) / rows
         measured = (found.loss_K, found.mse_K, found.sparsity_K, found.omega_K, found.auxiliary_K, l0_K, norm_K)
         self.frozen_K[members] |= ~torch.isfinite(norm_K + found.loss_K)
         # Adam divides gradients by grad_scale and skips the update where found_inf is 1: both stay on the device.

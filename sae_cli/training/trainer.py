@@ -13,8 +13,7 @@ from torch import Tensor
 from sae_cli.config.schema import Config, OrthogonalityConfig
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.orthogonality import APPROXIMATE, neighbour_recall
-from sae_cli.losses.search import nearest_cosines
-from sae_cli.losses.sharded import nearest_cosines as nearest_cosines_of_ranks
+from sae_cli.losses.sharded import nearest_cosines
 from sae_cli.ranks import ALONE, Ranks
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.tracking import Tracker
@@ -122,7 +121,6 @@ class Trainer:
                 self.seconds = max(self.seconds, extra["seconds"])
             if bool(self.stepper.frozen_K[index]):
                 member.error = f"went non-finite before step {step}"
-
         self.equalise()
 
     def equalise(self) -> None:
@@ -198,12 +196,7 @@ class Trainer:
         config = self.stage.configs[index]
         if config.sae.latents < 2 and self.stepper.earlier is None:
             return {"nearest_cosine": 0.0}
-        plain = OrthogonalityConfig(kind="nearest")
-        cosines_F = (
-            nearest_cosines_of_ranks(stack.W_dec_KFD[index], plain, self.ranks)
-            if self.ranks.sharded
-            else nearest_cosines(stack.W_dec_KFD[index], plain)
-        )
+        cosines_F = nearest_cosines(stack.W_dec_KFD[index], OrthogonalityConfig(kind="nearest"), self.ranks)
         member.tracker.histogram(step, "nearest_cosine_histogram", cosines_F.cpu().numpy())
         biases_F = self.ranks.every(stack.b_enc_KF[index]).cpu().numpy()
         member.tracker.histogram(step, "bias_histogram", biases_F)

@@ -46,8 +46,7 @@ def test_pieces_add_up_to_the_batch(tmp_path, name, size):
     for key in expected:
         torch.testing.assert_close(gradients[key], expected[key], rtol=1e-4, atol=1e-5)
     if "batchtopk" in name:
-        assert pieces.acts.min() == whole.acts[whole.acts > 0].min()
-        assert not torch.equal(pieces.counts_KF, torch.zeros_like(pieces.counts_KF))
+        torch.testing.assert_close(pieces.acts.min(), whole.acts[whole.acts > 0].min())
 
 
 @pytest.mark.parametrize("words", [["sae=batchtopk", "sae.k=3"], ["sae.grow=[12,20]", "sae=relu"]], ids=str)

@@ -23,7 +23,7 @@ CASES = {
     "relu": ["sae=relu", *RESAMPLED, "orthogonality=nearest", "orthogonality.weight=0.3"],
     "prolu": ["sae=prolu_ste", "train.clip=0.5", "orthogonality.weight=0.3"],
     "topk": ["sae=topk", "sae.k=3", *REVIVED, "orthogonality=neighbours", "orthogonality.weight=0.3"],
-    "batchtopk": ["sae=batchtopk", "sae.k=3", "orthogonality=gram", "orthogonality.weight=0.3"],
+    "batchtopk": ["sae=batchtopk", "sae.k=3", "orthogonality=nearest", "orthogonality.weight=0.3"],
     "jumprelu": ["sae=jumprelu", "sae.preact_weight=0.01", "orthogonality=active_only", "orthogonality.weight=0.3"],
     "gated": ["sae=gated", "sae.prefixes=[0.3]", "sae.decoder_norm=free"],
     "target": ["sae=relu", "sparsity.target_l0=3", "sparsity.target_rate=0.01", "sae.decoder_init=data"],

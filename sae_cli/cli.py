@@ -1,7 +1,9 @@
 """The `sae` command: options every command shares, error lines and exit codes. Imports nothing heavy."""
 
 import logging
+import os
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -17,8 +19,11 @@ from sae_cli import (
     commands_run,
 )
 from sae_cli.errors import UserError
+from sae_cli.torchrun import rank, world_size
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+GRACE = 10.0
+"""Seconds that other processes of torchrun wait with an error that the first one is about to say."""
 
 
 class Commands(TyperGroup):
@@ -29,14 +34,17 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("interrupted; the same command goes on where it stopped", err=True)
+            if rank() == 0:
+                typer.echo("interrupted; the same command goes on where it stopped", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             own = hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
             if own or ctx.params.get("debug"):
                 raise
             if isinstance(error, UserError):
-                typer.echo(f"error: {error}", err=True)
+                if rank():  # torchrun ends this process once the first has ended
+                    time.sleep(GRACE)
+                typer.echo(f"error: {f'rank {rank()}: ' if rank() else ''}{error}", err=True)
                 raise typer.Exit(USAGE) from None
             line = " ".join(str(error).split())[:500]
             typer.echo(f"error: {type(error).__name__}: {line} (`sae --debug ...` shows where)", err=True)
@@ -63,6 +71,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def shared(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More lines on stderr.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")] = False,
@@ -70,9 +79,15 @@ def shared(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Send log lines to stderr; stdout carries results only."""
+    """Send log lines to stderr; stdout carries results only. Under torchrun one process speaks for all."""
+    if world_size() > 1 and context.invoked_subcommand != "train":
+        also = " (sweeps scale through --launcher)" if context.invoked_subcommand == "sweep" else ""
+        raise UserError(f"torchrun is for `sae train`: run `sae {context.invoked_subcommand}` without it{also}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    if rank():
+        level = logging.ERROR
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it lasts as long as the process)
     logging.getLogger("sae_cli").setLevel(level)
 
 

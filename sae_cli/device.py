@@ -7,19 +7,28 @@ from torch import Tensor
 
 from sae_cli.ahead import ahead
 from sae_cli.errors import UserError
+from sae_cli.torchrun import local_rank, world_size
 
 
 def choose_device(name: str) -> str:
-    """Return a torch device name for `auto`, `cpu`, `cuda` or `cuda:N`; UserError if there is no such device."""
+    """Return a torch device name for `auto`, `cpu`, `cuda` or `cuda:N`; UserError if there is no such device.
+
+    Under torchrun each process of a machine has a CUDA device of its own, unless the CPU is asked for.
+    """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if world_size() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(f"device={name}: the processes of torchrun have a device each; set device=cuda")
+        name = f"cuda:{local_rank()}"
     index = int(name.partition(":")[2] or 0) if name.startswith("cuda") else 0
     if name.startswith("cuda") and torch.cuda.device_count() <= index:
-        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=auto")
+        fix = "use device=auto" if world_size() == 1 else "start one process for each"
+        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; {fix}")
     return name
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out: torch has no class of its own for that on the CPU."""
     said = str(error)
     return (

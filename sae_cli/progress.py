@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from sae_cli.torchrun import rank
+
 PLAIN_SECONDS = 5.0
 """Least time between the plain lines of a pass over rows."""
 
@@ -14,7 +16,7 @@ class Bar:
 
     def __init__(self, total: int, done: int = 0) -> None:
         self.rich = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and rank() == 0:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -303,6 +303,16 @@ def test_completion(words: str, index: int, expected: str) -> None:
     assert CliRunner().invoke(app, [], prog_name="sae", env=environment).stdout.strip() == expected
 
 
+@pytest.mark.parametrize(("command", "why"), [("sweep", "--launcher"), ("cache", "run `sae cache` without it")])
+def test_torchrun_is_for_train_only(monkeypatch: pytest.MonkeyPatch, command: str, why: str) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = sae(command, *SYNTHETIC)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: torchrun is for `sae train`")
+    assert why in refused.stderr
+
+
 def test_eval_shows_intervals_where_runs_differ_in_seeds_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = fake.write_sweep(tmp_path / "demo", lambdas=(1.0,), seeds=2)
     found = [{"run": str(run), "reconstruction": {"l0": 1.0}} for run in folder.iterdir()]

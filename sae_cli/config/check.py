@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "orthogonality.phi": ("abs", "square", "power", "exponential", "logistic", "hinge", "barrier"),
     "orthogonality.rows": ("all", "active", "alive"),
     "train.precision": ("bf16", "fp32"),
+    "train.parallel": ("rows", "latents"),
     "train.sparse": ("auto", "dense", "sparse"),
     "tracker.kind": ("wandb", "jsonl"),
     "tracker.mode": ("auto", "online", "offline"),
@@ -45,7 +46,7 @@ RANGES: dict[str, str] = {
     "(-inf, inf)": "sae.bias_init orthogonality.weight",
     "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed source.l0 "
     "source.trees source.depth cache.tokens cache.seed sae.auxk_weight sae.preact_weight sparsity.weight "
-    "sparsity.target_l0 train.clip train.data_seed train.checkpoint_every eval.rows eval.contexts "
+    "sparsity.target_l0 train.clip train.data_seed train.checkpoint_every train.memory_bytes eval.rows eval.contexts "
     "eval.words eval.probe_rows seed orthogonality.search_rows",
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "
     "sparsity.bandwidth orthogonality.exponent orthogonality.meta_scale orthogonality.meta_lr train.lr",

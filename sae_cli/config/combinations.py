@@ -21,6 +21,8 @@ ONE_SIDED = ("step", "window", "clamp_0_1")
 """Values of sae.ste that are 0 at shut gates."""
 OTHER_PENALTIES = ("sqrt_l1", "lp", "tanh", "l0")
 
+SHARDABLE = ("nearest", "neighbours", "chunked")
+"""Orthogonality penalties of directions that lie on several ranks."""
 WITHOUT_PHI = ("gram", "rica", "decomposable")
 """Orthogonality penalties that are no function of single cosines."""
 
@@ -46,6 +48,10 @@ def combination_problems(config: Config) -> Iterator[str]:
     for key, value in (moving | {"orthogonality.weight": config.orthogonality.weight}).items():
         if config.sae.freeze_decoder and value:
             yield f"{key}={value} moves directions, which sae.freeze_decoder=true keeps: leave one of them out"
+    if train.parallel == "latents":
+        yield from latents_problems(config)
+    if train.memory_bytes and config.orthogonality.kind == "rica" and config.orthogonality.weight:
+        yield "orthogonality=rica multiplies the whole batch: set train.memory_bytes=0"
     if train.batch > train.tokens:
         yield f"train.batch={train.batch} is above train.tokens={train.tokens}: not one step would run"
     if train.warmup + train.decay > train.decay_end:
@@ -169,6 +175,17 @@ def penalty_problems(penalty: OrthogonalityConfig, latents: int) -> Iterator[str
         yield f"orthogonality.neighbours={penalty.neighbours} must be below sae.latents={latents}"
     if penalty.kind == "decomposable" and penalty.meta_k > (count := max(1, round(penalty.meta_share * latents))):
         yield f"orthogonality.meta_k={penalty.meta_k} is above the {count} latents of the meta-SAE (meta_share)"
+
+
+def latents_problems(config: Config) -> Iterator[str]:
+    """Yield why the latents cannot be shared out to ranks."""
+    sae, penalty, way = config.sae, config.orthogonality, "train.parallel=latents"
+    if sae.grow:
+        yield f"sae.grow={sae.grow} does not go with {way}: set train.parallel=rows"
+    if config.train.sparse == "sparse":
+        yield f"train.sparse=sparse does not go with {way}, whose products are dense: set train.sparse=auto"
+    if penalty.weight and penalty.kind not in SHARDABLE:
+        yield f"orthogonality={penalty.kind} needs all directions in one place, and {way}: use {', '.join(SHARDABLE)}"
 
 
 def grow_problems(config: Config) -> Iterator[str]:

@@ -6,7 +6,7 @@ from sae_cli.config.convert import to_dict
 from sae_cli.config.schema import NOT_SEMANTIC, PER_MEMBER, SCHEMA_VERSION, Config
 from sae_cli.files import short_hash
 
-TRAIN_NOT_SEMANTIC = ("log_every", "checkpoint_every", "sparse")
+TRAIN_NOT_SEMANTIC = ("log_every", "checkpoint_every", "sparse", "memory_bytes", "parallel")
 LATER: dict[str, dict[str, Any]] = {"sae": {"freeze_decoder": False}, "orthogonality": {"search_rows": 0}}
 """Keys that came after the first runs: at these values they are left out, so that older runs keep their ids."""
 
@@ -37,5 +37,5 @@ def stack_key(config: Config, source_fingerprint: str) -> str:
         for section in sections:
             holder = holder[section]
         holder.pop(last)
-    part["logging"] = [config.train.log_every, config.train.checkpoint_every, config.device, config.train.sparse]
+    part["work"] = [config.device, *(getattr(config.train, key) for key in TRAIN_NOT_SEMANTIC)]
     return short_hash(part, 10)

@@ -166,6 +166,12 @@ class TrainConfig:
     """Largest gradient norm of a member; 0: no clipping."""
     precision: str = "bf16"
     """bf16: autocast with fp32 master weights | fp32."""
+    memory_bytes: int = 0
+    """Bytes that the latents of a step may take, beside weights: a batch is then processed in pieces of rows, whose
+    gradients are summed. Changes memory, not results, but for rounding; at least one row is taken. 0: no limit."""
+    parallel: str = "rows"
+    """What the processes of torchrun share out. rows: each has all latents and its rows of every batch | latents: each
+    has its latents and all rows. Same results but for rounding; nothing for one process."""
     sparse: str = "auto"
     """Products over latents that fire only, where gradients vanish elsewhere. auto: on a CPU, while few fire | dense |
     sparse: always. Same results but for rounding."""

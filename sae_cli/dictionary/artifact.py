@@ -6,10 +6,15 @@ those of `dictionary/nonlinearities`; some need further vectors (F,), stored bes
 `input_norm: row` each x is first brought to norm sqrt(D), and x_hat back to the norm of x.
 """
 
+import json
+import math
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from operator import mul
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -18,6 +23,7 @@ from torch import Tensor
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.errors import UserError
 from sae_cli.files import read_json, replace_atomically, sha256_of, write_json
+from sae_cli.ranks import Ranks
 
 ARTIFACT_VERSION = 1
 SHAPES = {"W_enc_DF": ("D", "F"), "b_enc_F": ("F",), "W_dec_FD": ("F", "D"), "b_dec_D": ("D",)}
@@ -77,10 +83,50 @@ def row_scale(x_BD: Tensor) -> Tensor:
 
 def save_sae(folder: Path, sae: SAE) -> None:
     """Write sae.safetensors, then cfg.json, each atomically."""
+    replace_atomically(folder / "sae.safetensors", save(_tensors(sae)))
+    _save_settings(folder, sae, sae.W_enc_DF.shape[1])
+
+
+def save_shares(folder: Path, sae: SAE, ranks: Ranks) -> None:
+    """Write the same of an SAE whose latents are shared out to ranks; the first has two shares in memory at most."""
+    shares, file, latents = _tensors(sae), folder / "sae.safetensors", sae.W_enc_DF.shape[1]
+    begun = file.with_name(f".{file.name}.tmp")
+    whole: dict[str, Any] = _begin(begun, shares, ranks.size) if ranks.first else {}
+    for source in range(ranks.size):
+        own = slice(source * latents, (source + 1) * latents)
+        for name, share in shares.items():
+            if (values := ranks.to_first(share, source)) is not None:
+                whole[name][{"W_enc": (slice(None), own), "b_dec": slice(None)}.get(name, own)] = values.numpy()
+    if ranks.first:
+        for place in whole.values():
+            place.flush()
+        begun.replace(file)
+        _save_settings(folder, sae, latents * ranks.size)
+
+
+def _tensors(sae: SAE) -> dict[str, Tensor]:
+    """Return what an artefact stores, on the CPU."""
     tensors = {name.rsplit("_", 1)[0]: getattr(sae, name).contiguous().cpu() for name in SHAPES}
-    tensors |= {name: tensor.contiguous().cpu() for name, tensor in sae.stored.items()}
-    width, latents = sae.W_enc_DF.shape
-    replace_atomically(folder / "sae.safetensors", save(tensors))
+    return tensors | {name: tensor.contiguous().cpu() for name, tensor in sae.stored.items()}
+
+
+def _begin(file: Path, shares: dict[str, Tensor], count: int) -> dict[str, np.memmap]:
+    """Begin a safetensors file for so many shares of fp32 latents; return its tensors as arrays that lie in it."""
+    many = {"W_enc": (1, count), "W_dec": (count, 1), "b_dec": (1,)}
+    shapes = {name: tuple(map(mul, share.shape, many.get(name, (count,)))) for name, share in shares.items()}
+    ends = np.cumsum([4 * math.prod(shape) for shape in shapes.values()]).tolist()
+    offsets = dict(zip(shapes, pairwise([0, *ends]), strict=True))
+    header = {n: {"dtype": "F32", "shape": shapes[n], "data_offsets": offsets[n]} for n in shapes}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + ends[-1])
+    return {n: np.memmap(file, "<f4", "r+", 8 + len(text) + offsets[n][0], shapes[n]) for n in shapes}
+
+
+def _save_settings(folder: Path, sae: SAE, latents: int) -> None:
+    width = len(sae.b_dec_D)
     cfg = {"version": ARTIFACT_VERSION, "nonlinearity": sae.nonlinearity, "d_in": width, "d_sae": latents}
     weights = sha256_of(folder / "sae.safetensors")
     further = {"k": sae.k, "input_norm": sae.input_norm, "metadata": sae.metadata, "weights_sha256": weights}

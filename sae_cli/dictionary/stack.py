@@ -13,9 +13,12 @@ from sae_cli.dictionary.artifact import SAE
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity
 from sae_cli.randomness import derive_seed
+from sae_cli.ranks import ALONE, Ranks
 from sae_cli.sparse.functions import Encode, low, operators
 
 WEIGHTS = ("W_enc_KDF", "b_enc_KF", "W_dec_KFD", "b_dec_KD")
+DRAWN = 1 << 24
+"""Numbers that are drawn at a time where a rank keeps a share of them."""
 
 
 @dataclass
@@ -34,18 +37,28 @@ class SAEStack:
     """What the nonlinearity keeps without a gradient."""
     centre_KD: Tensor | None = None
     """What encoders take off x; None: b_dec. Where latents are trained in stages it is the first stage's b_dec."""
+    ranks: Ranks = ALONE
+    """Who trains it; each may hold a share of the latents, and F is then the number in a share."""
+    cuts_K: Tensor | None = None
+    """Where the latents are those of a piece of a batch: where BatchTopK cuts the whole of it."""
 
     @classmethod
     def initialise(
-        cls, configs: Sequence[Config], mean_D: Tensor, device: str, rows_ND: Tensor | Callable[[int], Tensor]
+        cls,
+        configs: Sequence[Config],
+        mean_D: Tensor,
+        device: str,
+        rows_ND: Tensor | Callable[[int], Tensor],
+        ranks: Ranks = ALONE,
     ) -> "SAEStack":
         """Return a stack with one member per configuration, each drawn from its own seed alone.
 
         Directions are unit rows, random or taken from scaled inputs (N, D) with probability proportional to
         ||x - b_dec||^2 (a function gives those of a member by its index); encoder rows are the same scaled by
-        `sae.encoder_scale`; the decoder bias is the mean (D,) of the scaled data or 0.
+        `sae.encoder_scale`; the decoder bias is the mean (D,) of the scaled data or 0. A rank keeps its share of them.
         """
-        sae = configs[0].sae
+        sae, own = configs[0].sae, ranks.own(configs[0].sae.latents)
+        size = own.stop - own.start
         b_dec_D = mean_D.float().cpu() if sae.decoder_bias_init == "mean" else torch.zeros(len(mean_D))
         members = []
         for index, config in enumerate(configs):
@@ -55,10 +68,10 @@ class SAEStack:
                 offsets_ND = inputs_ND.float().cpu() - b_dec_D
                 chances_N = offsets_ND.square().sum(1).double()
                 rows = torch.multinomial(chances_N, sae.latents, sae.latents > len(chances_N), generator=generator)
-                W_dec_FD = normalize(offsets_ND[rows], dim=1)
+                W_dec_FD = normalize(offsets_ND[rows[own]], dim=1)
             else:
-                W_dec_FD = normalize(torch.randn(sae.latents, len(mean_D), generator=generator), dim=1)
-            b_enc_F = torch.full((sae.latents,), config.sae.bias_init)
+                W_dec_FD = normalize(draw_rows(sae.latents, len(mean_D), own, generator), dim=1)
+            b_enc_F = torch.full((size,), config.sae.bias_init)
             members.append((sae.encoder_scale * W_dec_FD.T, b_enc_F, W_dec_FD, b_dec_D))
         stacked = [torch.stack(tensors).contiguous().to(device) for tensors in zip(*members, strict=True)]
         nonlinearity = NONLINEARITIES[sae.nonlinearity]
@@ -66,12 +79,12 @@ class SAEStack:
 
         def vectors(names: Sequence[str]) -> dict[str, Tensor]:
             values = {name: torch.tensor([start[name] for start in started], device=device) for name in names}
-            return {name: value_K.unsqueeze(1).repeat(1, sae.latents) for name, value_K in values.items()}
+            return {name: value_K.unsqueeze(1).repeat(1, size) for name, value_K in values.items()}
 
         settings = [config.sae for config in configs]
         W_enc_KDF, b_enc_KF, W_dec_KFD, b_dec_KD = stacked
         learned_KF, buffers_KF = vectors(nonlinearity.learned), vectors(nonlinearity.buffers)
-        return cls(settings, W_enc_KDF, b_enc_KF, W_dec_KFD, b_dec_KD, learned_KF, buffers_KF)
+        return cls(settings, W_enc_KDF, b_enc_KF, W_dec_KFD, b_dec_KD, learned_KF, buffers_KF, None, ranks)
 
     @property
     def nonlinearity(self) -> Nonlinearity:
@@ -157,11 +170,13 @@ class SAEStack:
     def pre_activations(self, x_KBD: Tensor, columns: Tensor | None = None) -> Tensor:
         """Return m (K, B, F), without the encoder bias, of centred activations; with `columns` of these alone."""
         W_enc_KDF = self.W_enc_KDF if columns is None else self.W_enc_KDF[..., columns]
-        return Encode.apply(x_KBD, self.encoder_centre_KD, W_enc_KDF)
+        return Encode.apply(x_KBD, self.ranks.spread(self.encoder_centre_KD), W_enc_KDF)
 
     def latents(self, m_KBF: Tensor) -> Tensor:
         """Return the latents (K, B, F) of pre-activations, as in training."""
-        return self.nonlinearity.latents(m_KBF, self.parameters(), self.settings)
+        if self.ranks.size == 1 and self.cuts_K is None:
+            return self.nonlinearity.latents(m_KBF, self.parameters(), self.settings)
+        return self.nonlinearity.latents_among(m_KBF, self.parameters(), self.settings, self.ranks, self.cuts_K)
 
     def encode(self, x_BD: Tensor) -> Tensor:
         """Return latents (K, B, F) of scaled activations (B, D), as in training."""
@@ -174,9 +189,16 @@ class SAEStack:
         stored = {"b_enc": parameters["b_enc"], **self.nonlinearity.store(parameters)}
         return self.nonlinearity.infer(self.pre_activations(self.centred(x_BD)), stored, self.settings[0].k)
 
+    @property
+    def depends_on_others(self) -> bool:
+        """Whether a step needs more of the batch than these rows and latents, between encoding and decoding."""
+        return self.ranks.sharded or (
+            self.nonlinearity.whole_batch and not (self.ranks.size == 1 and self.cuts_K is None)
+        )
+
     def decode(self, acts_KBF: Tensor) -> Tensor:
         """Return reconstructions (K, B, D), scaled."""
-        return acts_KBF @ self.W_dec_KFD + self.b_dec_KD.unsqueeze(1)
+        return self.ranks.total(acts_KBF @ self.W_dec_KFD) + self.b_dec_KD.unsqueeze(1)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:
@@ -197,3 +219,18 @@ class SAEStack:
         sae = self.settings[index]
         own |= {"k": sae.k, "stored": stored, "input_norm": sae.input_norm, "metadata": metadata}
         return SAE(sae.nonlinearity, **own).on_raw(scale)
+
+
+def draw_rows(count: int, width: int, own: slice, generator: torch.Generator) -> Tensor:
+    """Return the rows `own` of torch.randn(count, width), of which few others exist at a time.
+
+    torch fills tensors in blocks of 16 numbers, so draws of a multiple of 16 rows continue each other bit for bit.
+    """
+    step = count if own == slice(0, count) else 16 * max(1, DRAWN // (16 * width))
+    rows = torch.empty(own.stop - own.start, width)
+    for start in range(0, count, step):
+        drawn = torch.randn(min(step, count - start), width, generator=generator)
+        first, last = max(start, own.start), min(start + len(drawn), own.stop)
+        if first < last:
+            rows[first - own.start : last - own.start] = drawn[first - start : last - start]
+    return rows

@@ -98,7 +98,15 @@ class RunDirectory:
         for name in (*records, "sae.safetensors", "cfg.json"):
             (self.path / name).unlink(missing_ok=True)
 
-    def prepare(self, config: Config, overrides: list[str], source_fingerprint: str, run_id: str, device: str) -> None:
+    def prepare(
+        self,
+        config: Config,
+        overrides: list[str],
+        source_fingerprint: str,
+        run_id: str,
+        device: str,
+        ranks: int = 1,
+    ) -> None:
         """Write the configuration and the stamp; an attempt that goes on keeps its id."""
         self.path.mkdir(parents=True, exist_ok=True)
         replace_atomically(self.path / "config.yaml", to_yaml(config).encode())
@@ -109,6 +117,9 @@ class RunDirectory:
             "run_id": run_id,
             "source_fingerprint": source_fingerprint,
             "device": device,
+            "ranks": ranks,
+            "parallel": config.train.parallel,
+            "memory_bytes": config.train.memory_bytes,
             "precision": config.train.precision,
             "tf32": config.train.tf32,
             "deterministic": config.train.deterministic,

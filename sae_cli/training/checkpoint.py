@@ -1,11 +1,16 @@
 """Checkpoints: one safetensors file per member and step, complete or absent.
 
+Where ranks share out the latents it is a folder of such files, one per rank, which torch.distributed.checkpoint writes;
+either can be resumed on any number of ranks.
 Batches, partitions and resampling are pure functions of seeds and the step, so parameters, Adam moments, counters and
 the step are the whole state; the step says which stage of `sae.grow` it is.
 """
 
 import json
 import logging
+import shutil
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sae_cli.errors import UserError
-from sae_cli.files import replace_atomically
+from sae_cli.files import read_json, replace_atomically, sync_folder, write_json
 from sae_cli.training.step import Stepper
 
 log = logging.getLogger(__name__)
@@ -24,6 +29,8 @@ EARLIER = "earlier."
 """Prefix of the latents of finished stages."""
 PENALTY = "penalty."
 """Prefix of the tensors that an orthogonality penalty keeps from step to step."""
+EXTRA = "extra.json"
+"""Beside the shares of ranks: the step and what else a file has in its header."""
 KEPT = 2
 """Checkpoints kept per run: a kill between the members of a stack leaves them one apart."""
 
@@ -31,6 +38,11 @@ KEPT = 2
 def checkpoint_file(folder: Path, step: int) -> Path:
     """Return the file of a step (the number of finished steps)."""
     return folder / f"step-{step:09d}.safetensors"
+
+
+def shards_folder(folder: Path, step: int) -> Path:
+    """Return the folder of a step whose latents were held by several ranks."""
+    return folder / f"step-{step:09d}.shards"
 
 
 def member_tensors(stepper: Stepper, member: int) -> dict[str, Tensor]:
@@ -53,21 +65,27 @@ def save_checkpoint(folder: Path, stepper: Stepper, member: int, step: int, extr
     """Write a member's state after `step` steps with `extra` (JSON) and drop all but the newest files."""
     kept = {f"{PENALTY}{name}": tensor for name, tensor in stepper.penalty_states[member].items()}
     live = member_tensors(stepper, member) | kept
+    if stepper.ranks.sharded:
+        _save_shards(folder, stepper, live, step, extra)
+    if stepper.ranks.sharded or not stepper.ranks.first:
+        return
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in live.items()}
     metadata = {"step": str(step), "extra": json.dumps(extra)}
     replace_atomically(checkpoint_file(folder, step), save(tensors, metadata))
-    for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
-        old.unlink()
+    drop(sorted(folder.glob("step-*"))[:-KEPT])
 
 
 def saved_steps(folder: Path) -> list[int]:
     """Return the steps that have a readable checkpoint, in order."""
     steps = []
-    for file in sorted(folder.glob("step-*.safetensors")):
+    for file in sorted(folder.glob("step-*")):
         try:
+            if file.is_dir():
+                steps.append(read_json(file / EXTRA)["step"])
+                continue
             with safe_open(file, "pt") as opened:
                 steps.append(int(opened.metadata()["step"]))
-        except (SafetensorError, OSError, TypeError, KeyError) as error:
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             log.warning("ignoring the damaged checkpoint %s (%s)", file, error)
     return steps
 
@@ -80,17 +98,100 @@ def common_step(folders: list[Path]) -> int:
 @torch.no_grad()
 def load_checkpoint(folder: Path, stepper: Stepper, member: int, step: int) -> dict[str, Any]:
     """Fill a member's live tensors from the checkpoint of `step`; return what was saved as `extra`."""
-    file = checkpoint_file(folder, step)
-    live = member_tensors(stepper, member)
+    file, live = checkpoint_file(folder, step), member_tensors(stepper, member)
+    if not file.exists():
+        return _load_shards(shards_folder(folder, step), stepper, live, member)
+
     with safe_open(file, "pt") as opened:
+
+        def own(name: str) -> Tensor:
+            axis = latents_axis(name) if stepper.ranks.sharded else None
+            if axis is None:
+                return opened.get_tensor(name)
+            part = stepper.ranks.own(opened.get_slice(name).get_shape()[axis])
+            return opened.get_slice(name)[:, part] if axis else opened.get_slice(name)[part]
+
         for name, tensor in live.items():
-            saved = opened.get_tensor(name)
-            if saved.shape != tensor.shape:
-                raise UserError(f"{file}: {name} has shape {tuple(saved.shape)}, expected {tuple(tensor.shape)}")
+            saved = own(name)
+            _check_shape(file, name, saved.shape, tensor.shape)
             tensor.copy_(saved)
-        stepper.penalty_states[member] = {
-            name.removeprefix(PENALTY): opened.get_tensor(name).to(stepper.device)
-            for name in opened.keys()  # noqa: SIM118 (it is a file)
-            if name.startswith(PENALTY)
-        }
+        kept = [name for name in opened.keys() if name.startswith(PENALTY)]  # noqa: SIM118 (it is a file)
+        stepper.penalty_states[member] = {name.removeprefix(PENALTY): own(name).to(stepper.device) for name in kept}
         return json.loads(opened.metadata()["extra"])
+
+
+def drop(paths: Sequence[Path]) -> None:
+    """Remove checkpoints; a folder is first given a name that no longer counts."""
+    for path in paths:
+        gone = path.rename(path.with_name(f".{path.name}.old"))
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+
+def latents_axis(name: str) -> int | None:
+    """Return the axis of a saved tensor along which ranks share out the latents; None: each has the whole."""
+    if name.startswith(("b_dec_KD", "sums", "frozen", "lambda_scale")) or name.endswith(".step"):
+        return None
+    return 1 if name.startswith("W_enc_KDF") else 0
+
+
+def _check_shape(file: Path, name: str, saved: Sequence[int], wanted: Sequence[int]) -> None:
+    if tuple(saved) != tuple(wanted):
+        raise UserError(f"{file}: {name} has shape {tuple(saved)}, expected {tuple(wanted)}")
+
+
+def _distributed(stepper: Stepper, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return live tensors as torch.distributed.checkpoint sees them: those of latents as shares of one tensor."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
+
+    state = {name: tensor.detach().view(tensor.shape or 1) for name, tensor in tensors.items()}
+    if stepper.ranks.sharded:
+        mesh = init_device_mesh(torch.device(stepper.device).type, (stepper.ranks.size,))
+        for name, tensor in state.items():
+            if (axis := latents_axis(name)) is not None:
+                state[name] = DTensor.from_local(tensor, mesh, [Shard(axis)], run_check=False)
+    return state
+
+
+def _save_shards(folder: Path, stepper: Stepper, live: dict[str, Tensor], step: int, extra: dict[str, Any]) -> None:
+    """Write every rank's share of a member's state; the folder gets its name when all are there."""
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint import save as save_distributed
+
+    ranks, target = stepper.ranks, shards_folder(folder, step)
+    begun = target.with_name(f".{target.name}.tmp")
+    if ranks.first:
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(parents=True)
+    ranks.wait()
+    writer = HuggingFaceStorageWriter(str(begun), save_distributed=True)
+    save_distributed(_distributed(stepper, live), storage_writer=writer)
+    if ranks.first:
+        write_json(begun / EXTRA, {"step": step, "extra": extra})
+        drop([target] if target.exists() else [])
+        begun.rename(target)
+        sync_folder(folder)
+        drop(sorted(folder.glob("step-*"))[:-KEPT])
+    ranks.wait()
+
+
+def _load_shards(folder: Path, stepper: Stepper, live: dict[str, Tensor], member: int) -> dict[str, Any]:
+    """Fill live tensors from the folder of any number of ranks; return what was saved as `extra`."""
+    from torch.distributed.checkpoint import HuggingFaceStorageReader
+    from torch.distributed.checkpoint import load as load_distributed
+
+    reader, ranks = HuggingFaceStorageReader(str(folder)), stepper.ranks
+    saved: Any = reader.read_metadata().state_dict_metadata
+    kept = {}
+    for name in saved:
+        if name.startswith(PENALTY):
+            shape = list(saved[name].size)
+            shape[0] = len(range(shape[0])[ranks.own(shape[0])])
+            kept[name] = torch.empty(shape, dtype=saved[name].properties.dtype, device=stepper.device)
+    state = _distributed(stepper, live | kept)
+    for name, tensor in state.items():
+        _check_shape(folder, name, saved[name].size, tensor.shape)
+    with warnings.catch_warnings(action="ignore"):  # "assuming the intent is to load in a single process"
+        load_distributed(state, storage_reader=reader, no_dist=ranks.size == 1)
+    stepper.penalty_states[member] = {name.removeprefix(PENALTY): tensor for name, tensor in kept.items()}
+    return read_json(folder / EXTRA)["extra"]

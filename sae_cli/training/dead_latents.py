@@ -48,11 +48,12 @@ def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[
     parameters of its nonlinearity as a bias of 0 starts them, and a fresh Adam state. Draws depend on the member's seed
     and the step alone.
     """
-    stack, counts = stepper.stack, []
+    stack, counts, ranks = stepper.stack, [], stepper.ranks
     dead_KF = stepper.resampled(rows_seen)
     for k in range(stack.members):
         dead_F = dead_KF[k]
-        dead = int(dead_F.sum())
+        all_dead = ranks.every(dead_F)
+        dead = int(all_dead.sum())
         counts.append(dead)
         if not dead or bool(stepper.frozen_K[k]):
             continue
@@ -61,10 +62,12 @@ def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[
         if not chances.sum() > 0:
             continue
         chosen = torch.multinomial(chances, dead, replacement=dead > len(chances), generator=generator)
+        before = int(all_dead[: ranks.own(len(all_dead)).start].sum())
+        chosen = chosen[before : before + int(dead_F.sum())]
         inputs = target(stepper.earlier, k, x_ND[chosen.to(x_ND.device)])
         directions = normalize(inputs - stack.b_dec_KD[k], dim=1)
-        live_norms = stack.W_enc_KDF[k][:, ~dead_F].norm(dim=0)
-        norm = live_norms.mean() if len(live_norms) else stack.W_enc_KDF[k].norm(dim=0).mean()
+        norms = ranks.every(stack.W_enc_KDF[k].norm(dim=0))
+        norm = norms[~all_dead].mean() if dead < len(norms) else norms.mean()
         stack.W_dec_KFD[k, dead_F] = directions
         stack.W_enc_KDF[k, :, dead_F] = directions.T * norm * stack.nonlinearity.resampled_norm
         stack.b_enc_KF[k, dead_F] = 0

@@ -16,17 +16,18 @@ from safetensors.torch import save
 
 from sae_cli.config.identity import run_id, stack_key
 from sae_cli.config.schema import Config
-from sae_cli.device import choose_device
-from sae_cli.dictionary.artifact import save_sae
+from sae_cli.dictionary.artifact import save_sae, save_shares
 from sae_cli.errors import UserError
 from sae_cli.files import replace_atomically
+from sae_cli.ranks import Ranks, joined
 from sae_cli.runs.directory import RunDirectory
-from sae_cli.runs.tracking import open_tracker
+from sae_cli.runs.tracking import Tracker, open_tracker
 from sae_cli.sources import ActivationSource
 from sae_cli.sources.normalised import RowNormalised
 from sae_cli.sources.registry import open_source, source_fingerprint, source_width
 from sae_cli.training.allocator import keep_freed_memory
-from sae_cli.training.checkpoint import common_step, saved_steps
+from sae_cli.training.checkpoint import common_step, drop, saved_steps
+from sae_cli.training.memory import describe, training_memory
 from sae_cli.training.profile import profiled
 from sae_cli.training.progress import TrainingProgress
 from sae_cli.training.schedules import total_steps
@@ -85,19 +86,6 @@ def plan_point(config: Config) -> PointPlan:
     )
 
 
-def training_memory(config: Config, width: int) -> int:
-    """Return an estimate of the bytes that a point's training takes at the stage that takes most, the loader apart."""
-    needs, frozen = [], 0
-    for size in config.sae.grow or [config.sae.latents]:
-        parameters = 2 * width * size + size + width
-        # weights, gradients and two Adam moments in fp32; about six (B, F) tensors of at most four bytes
-        needs.append(16 * parameters + 24 * config.train.batch * size)
-        # frozen latents: weights, and m, f and the firing as (B, F) tensors
-        needs[-1] += 8 * width * frozen + 12 * config.train.batch * frozen
-        frozen += size
-    return max(needs)
-
-
 def execute(
     configs: list[Config],
     *,
@@ -110,27 +98,34 @@ def execute(
 
     Returns one outcome per point, in order. A member that goes non-finite fails alone; any other exception fails the
     members that were training (their checkpoints stay), UserErrors are raised on. SIGTERM and SIGINT end the training
-    after the current step with a checkpoint. With `profile` the first point's folder gets a profile of a few steps.
+    after the current step with a checkpoint. Under torchrun every process calls it; the first one writes. With
+    `profile` the first point's folder gets a profile of a few steps.
     """
-    plans = [plan_point(config) for config in configs]
-    if len({plan.stack_key for plan in plans}) > 1:
-        raise ValueError("the points of one stack must share the stack key")
-    words = overrides or [[] for _ in configs]
-    wanted = [index for index, plan in enumerate(plans) if fresh or plan.state != "done"]
-    outcomes = {i: Outcome(plan.run_id, plan.folder, "skipped") for i, plan in enumerate(plans) if i not in wanted}
-    if wanted:
-        chosen = [(configs[i], plans[i], words[i]) for i in wanted]
-        outcomes |= zip(wanted, _train(chosen, fresh, evaluate, profile), strict=True)
-    if evaluate:
-        _evaluate([outcome for outcome in outcomes.values() if outcome.state == "skipped"])
-    return [outcomes[index] for index in range(len(configs))]
+    with joined(configs[0]) as (ranks, device):
+        plans = ranks.from_first(lambda: [plan_point(config) for config in configs])
+        if len({plan.stack_key for plan in plans}) > 1:
+            raise ValueError("the points of one stack must share the stack key")
+        words = overrides or [[] for _ in configs]
+        wanted = [index for index, plan in enumerate(plans) if fresh or plan.state != "done"]
+        outcomes = {i: Outcome(plan.run_id, plan.folder, "skipped") for i, plan in enumerate(plans) if i not in wanted}
+        if wanted:
+            chosen = [(configs[i], plans[i], words[i]) for i in wanted]
+            rest = evaluate and ranks.first, profile and ranks.first, ranks, device
+            outcomes |= zip(wanted, _train(chosen, fresh, *rest), strict=True)
+        if evaluate and ranks.first:
+            _evaluate([outcome for outcome in outcomes.values() if outcome.state == "skipped"])
+        return [outcomes[index] for index in range(len(configs))]
 
 
 def _train(
-    points: list[tuple[Config, PointPlan, list[str]]], fresh: bool, evaluate: bool, profile: bool
+    points: list[tuple[Config, PointPlan, list[str]]],
+    fresh: bool,
+    evaluate: bool,
+    profile: bool,
+    ranks: Ranks,
+    device: str,
 ) -> list[Outcome]:
     config = points[0][0]
-    device = choose_device(config.device)
     if device == "cpu":
         keep_freed_memory()
     if config.train.deterministic:
@@ -140,26 +135,35 @@ def _train(
     steps = total_steps(config.train)
     with ExitStack() as stack:
         runs = [RunDirectory(plan.folder) for _, plan, _ in points]
-        for run in runs:
-            stack.enter_context(run.lock())
-            stack.enter_context(_log_file(run.path / "log.txt"))
+        opened: list[ActivationSource] = []
+
+        def begin() -> int:
+            for run in runs:
+                stack.enter_context(run.lock())
+                stack.enter_context(_log_file(run.path / "log.txt"))
+            for run, (point, plan, words) in zip(runs, points, strict=True):
+                if fresh:
+                    run.clear()
+                run.prepare(point, words, source_fingerprint(point), plan.run_id, device, ranks.size)
+            start = common_step([run.checkpoint for run in runs])
+            for run, (_, plan, _) in zip(runs, points, strict=True):
+                run.set_status("running", start, steps, plan.run_id)
+            return start
+
         stop = stack.enter_context(_stop_signals())
-        for run, (point, plan, words) in zip(runs, points, strict=True):
-            if fresh:
-                run.clear()
-            run.prepare(point, words, source_fingerprint(point), plan.run_id, device)
-        start = common_step([run.checkpoint for run in runs])
-        for run, (_, plan, _) in zip(runs, points, strict=True):
-            run.set_status("running", start, steps, plan.run_id)
+        start = ranks.from_first(begin)
         members: list[Member] = []
         try:
-            source: ActivationSource = open_source(config, device)
+            ranks.from_first(lambda: opened.append(open_source(config, device)))  # which may have to write the cache
+            source = opened[0] if opened else open_source(config, device)
             if config.sae.input_norm == "row":
                 source = RowNormalised(source)
             for run, (point, plan, _) in zip(runs, points, strict=True):
-                tracker = open_tracker(point, plan.run_id, run.stamp["attempt"], run.path, start > 0)
+                tracker = Tracker()
+                if ranks.first:
+                    tracker = open_tracker(point, plan.run_id, run.stamp["attempt"], run.path, start > 0)
                 members.append(Member(point, run, plan.run_id, stack.enter_context(tracker)))
-            trainer = Trainer(members, source, device)
+            trainer = Trainer(members, source, device, ranks)
             if start:
                 log.info("resuming %d member(s) at step %d of %d", len(members), start, steps)
             profiling = profiled(runs[0].path, config.train, start, steps) if profile else nullcontext(lambda: None)
@@ -175,35 +179,45 @@ def _train(
             return outcomes
         except (Exception, KeyboardInterrupt) as error:
             log.debug("%s", traceback.format_exc())
-            message = " ".join(str(error).split()) or type(error).__name__
+            own = describe(error, config, runs[0].status["step"])
+            message = ranks.fails(own)
+            ours = message.endswith(own)
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             for run, (_, plan, _) in zip(runs, points, strict=True):
-                if run.status["state"] == "running":
+                if ours and run.status["state"] == "running":
                     run.set_status(state, run.status["step"], steps, plan.run_id, message)
             if isinstance(error, UserError | KeyboardInterrupt):
                 raise
-            log.error("%s", message)
+            if ours:
+                log.error("%s", message)
             return [Outcome(plan.run_id, plan.folder, "failed", message) for _, plan, _ in points]
 
 
 def _finish(trainer: Trainer, index: int, source: ActivationSource, finished: int, stop: StopFlag) -> Outcome:
     """Write a member's artefact and last status."""
-    member, steps = trainer.members[index], trainer.steps
+    member, steps, ranks = trainer.members[index], trainer.steps, trainer.ranks
     run = member.run
+    outcome = Outcome(member.run_id, run.path, "done")
     if finished < steps:
-        run.set_status("interrupted", finished, steps, member.run_id)
-        return Outcome(member.run_id, run.path, "interrupted", f"stopped by signal {stop.signal} at step {finished}")
-    if member.error:
-        run.set_status("failed", finished, steps, member.run_id, member.error)
-        for file in run.checkpoint.glob("*.safetensors"):  # a frozen member must start over, not resume its end
-            file.unlink()
-        return Outcome(member.run_id, run.path, "failed", member.error)
-    if source.true_GD is not None:
-        replace_atomically(run.path / "true_features.safetensors", save({"true_GD": source.true_GD}))
-    save_sae(run.path, trainer.stepper.whole().member(index, source.scale, trainer.artefact_metadata(member)))
-    run.set_status("done", finished, steps, member.run_id)
-    member.tracker.summary({f"final/{key}": value for key, value in member.last.items()})
-    return Outcome(member.run_id, run.path, "done")
+        outcome = Outcome(member.run_id, run.path, "interrupted", f"stopped by signal {stop.signal} at step {finished}")
+    elif member.error:
+        outcome = Outcome(member.run_id, run.path, "failed", member.error)
+    else:
+        sae = trainer.stepper.whole().member(index, source.scale, trainer.artefact_metadata(member))
+        if ranks.sharded:
+            save_shares(run.path, sae, ranks)
+        elif ranks.first:
+            save_sae(run.path, sae)
+    if not ranks.first:
+        return outcome
+    if outcome.state == "failed":
+        drop([*run.checkpoint.glob("step-*")])  # a frozen member must start over, not resume its end
+    if outcome.state == "done":
+        if source.true_GD is not None:
+            replace_atomically(run.path / "true_features.safetensors", save({"true_GD": source.true_GD}))
+        member.tracker.summary({f"final/{key}": value for key, value in member.last.items()})
+    run.set_status(outcome.state, finished, steps, member.run_id, member.error)
+    return outcome
 
 
 def _evaluate(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:

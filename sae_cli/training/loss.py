@@ -12,12 +12,15 @@ from torch import Tensor
 
 from sae_cli.config.schema import Config, OrthogonalityConfig, SAEConfig
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
+from sae_cli.dictionary.nonlinearities.topk import winners
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.baseline import with_threshold
 from sae_cli.losses.directions import Directions
 from sae_cli.losses.orthogonality import ORTHOGONALITY
+from sae_cli.losses.sharded import SHARDED
 from sae_cli.losses.sparsity import row_sums
 from sae_cli.randomness import derive_seed
+from sae_cli.ranks import Ranks
 from sae_cli.sparse.pairs import AddLater
 from sae_cli.training.profile import phase
 from sae_cli.training.terms import dense_terms, find_entries, firing_counts, sparse_terms, squared_error
@@ -66,18 +69,22 @@ def losses(
     step: int,
     states: Sequence[dict[str, Tensor]],
     frozen: SAEStack | None = None,
+    whole_BD: Tensor | None = None,
+    count: Callable[[Tensor], Tensor] = lambda counts_KF: counts_KF,
 ) -> Losses:
     """Return the losses of members on scaled activations (B, D).
 
     `dead_KF` (bool) are the latents that AuxK and the pre-activation loss revive, `states` what each member's
     orthogonality penalty keeps between steps. With `frozen` the members reconstruct what that stack leaves of x.
+    Where x is a piece of the batch `whole_BD`, `count` gives that batch's firing counts from the piece's own.
     """
     sae = config.sae
     D = x_BD.shape[1]
     with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         target_KBD, frozen_KG = left_over(frozen, x_BD)
         put_off: list[tuple[int, tuple[Tensor, ...]]] = []
-        adds_later = sae.decoder_norm == "unit" and frozen is None and any(weights.penalise)
+        alone = frozen is None and not part.ranks.sharded
+        adds_later = sae.decoder_norm == "unit" and alone and any(weights.penalise)
         if adds_later:
             part = replace(part, W_dec_KFD=AddLater.apply(part.W_dec_KFD, put_off))
         with phase("encode"):
@@ -90,18 +97,20 @@ def losses(
             if found is None
             else sparse_terms(part, config, x_KBD, target_KBD, norm_KF, *found)
         )
-        active_KF = terms.counts_KF > 0
+        counts_KF = count(terms.counts_KF)
+        active_KF = counts_KF > 0
+        whole_BD = x_BD if whole_BD is None else whole_BD
         omegas = [x_BD.new_zeros(())] * part.members
         for k in (k for k, penalise in enumerate(weights.penalise) if penalise):
-            seen = directions_of(part, k, config, x_BD, active_KF[k], ~dead_KF[k], step, states[k], frozen)
+            seen = directions_of(part, k, config, whole_BD, active_KF[k], ~dead_KF[k], step, states[k], frozen)
             if adds_later:
                 seen.later = part.W_dec_KFD, lambda *pairs, k=k: put_off.append((k, pairs))
-            omegas[k] = _orthogonality(seen, config.orthogonality)
+            omegas[k] = _orthogonality(seen, config.orthogonality, part.ranks)
         omega_K = torch.stack(omegas)
         auxiliary_K = torch.zeros_like(terms.sparsity_K)
         gate_KBF = part.nonlinearity.auxiliary(m_KBF, part.parameters())
         if gate_KBF is not None:
-            by_gate_KBD = gate_KBF @ part.W_dec_KFD.detach() + part.b_dec_KD.detach().unsqueeze(1)
+            by_gate_KBD = part.ranks.total(gate_KBF @ part.W_dec_KFD.detach()) + part.b_dec_KD.detach().unsqueeze(1)
             auxiliary_K = auxiliary_K + squared_error(target_KBD, by_gate_KBD)
         if sae.auxk_weight or sae.preact_weight:
 
@@ -114,7 +123,7 @@ def losses(
     penalties_K = weights.lambda_K * terms.sparsity_K + weights.gamma_K * D * omega_K
     loss_K = torch.stack(terms.errors_PK).sum(0) + penalties_K + auxiliary_K
     mse_K, sparsity_K = terms.errors_PK[-1], terms.sparsity_K
-    return Losses(mse_K, sparsity_K, omega_K, auxiliary_K, loss_K, terms.acts, terms.counts_KF, frozen_KG)
+    return Losses(mse_K, sparsity_K, omega_K, auxiliary_K, loss_K, terms.acts, counts_KF, frozen_KG)
 
 
 @torch.no_grad()
@@ -132,8 +141,10 @@ def _revival(
 ) -> Tensor:
     """Return the weighted losses (K,) of dead latents, whose pre-activations `dead_m` gives for some columns or all."""
     sae, nonlinearity, parameters, W_dec_KFD = config.sae, part.nonlinearity, part.parameters(), part.W_dec_KFD
-    columns, any_dead_K = None, dead_KF.any(1).float()
-    if not dead_KF.is_cuda:  # there, looking at which latents are dead would stop the stream
+    columns, any_dead_K, ranks = None, dead_KF.any(1).float(), part.ranks
+    if ranks.sharded:
+        any_dead_K = ranks.add(any_dead_K).clamp(max=1)
+    elif not dead_KF.is_cuda:  # there, looking at which latents are dead would stop the stream
         columns = dead_KF.any(0).nonzero().squeeze(1)
         if not len(columns):
             return sae.auxk_weight * any_dead_K
@@ -143,21 +154,26 @@ def _revival(
     loss_K = torch.zeros_like(any_dead_K)
     if sae.auxk_weight:
         revived_KBF = nonlinearity.revived(m_KBF, parameters) * dead_KF.unsqueeze(1)
-        loss_K = loss_K + sae.auxk_weight * any_dead_K * _auxk(revived_KBF, W_dec_KFD, error_KBD, sae.auxk_latents)
+        loss_K = loss_K + sae.auxk_weight * any_dead_K * _auxk(
+            revived_KBF, W_dec_KFD, error_KBD, sae.auxk_latents, ranks
+        )
     if sae.preact_weight:
         short_KBF = torch.relu(-nonlinearity.margin(m_KBF, parameters))
         missing_KF = row_sums(short_KBF) / short_KBF.shape[1] * dead_KF
         missing_KF = missing_KF * W_dec_KFD.norm(dim=-1) if sae.decoder_norm == "free" else missing_KF
-        loss_K = loss_K + sae.preact_weight * missing_KF.sum(1)
+        loss_K = loss_K + sae.preact_weight * ranks.total(missing_KF.sum(1))
     return loss_K
 
 
-def _auxk(revived_KBF: Tensor, W_dec_KFD: Tensor, error_KBD: Tensor, count: int) -> Tensor:
+def _auxk(revived_KBF: Tensor, W_dec_KFD: Tensor, error_KBD: Tensor, count: int, ranks: Ranks) -> Tensor:
     """Return mean_B ||e - e_hat||^2 (K,), e_hat from a row's largest dead latents (arXiv 2406.04093)."""
-    if count < revived_KBF.shape[2]:
-        largest, places = revived_KBF.topk(count, dim=2)
+    held = revived_KBF.shape[2]
+    if count < held * ranks.size // ranks.row_shares:
+        largest, places = revived_KBF.topk(min(count, held), dim=2)
+        if ranks.sharded:
+            largest = largest * winners(largest.detach(), [count] * len(largest), ranks)
         revived_KBF = torch.zeros_like(revived_KBF).scatter(2, places, largest)
-    return squared_error(-error_KBD, revived_KBF @ W_dec_KFD)
+    return squared_error(-error_KBD, ranks.total(revived_KBF @ W_dec_KFD))
 
 
 def directions_of(
@@ -187,8 +203,10 @@ def directions_of(
 
 
 @phase("penalty")
-def _orthogonality(directions: Directions, settings: OrthogonalityConfig) -> Tensor:
+def _orthogonality(directions: Directions, settings: OrthogonalityConfig, ranks: Ranks) -> Tensor:
     """Return Omega of a member's directions, a scalar."""
+    if ranks.sharded:
+        return ranks.total(SHARDED[settings.kind](directions, settings, ranks))
     penalty = ORTHOGONALITY[settings.kind]
     assert penalty is not None, "orthogonality=none has weight 0"
     return penalty(directions, with_threshold(settings, *directions.unit_MD.shape))

@@ -77,7 +77,8 @@ def grow(stepper: Stepper, stage: Stage, rows: Callable[[], Tensor]) -> Stepper:
         return torch.cat([target(earlier, member, x_BD) for x_BD in x_ND.split(stage.configs[0].train.batch)])
 
     zeros_D = torch.zeros(earlier.b_dec_KD.shape[1])
-    stack = SAEStack.initialise(stage.configs, zeros_D, stepper.device, left if from_data else x_ND)
+    rows_ND = left if from_data else x_ND
+    stack = SAEStack.initialise(stage.configs, zeros_D, stepper.device, rows_ND, stepper.ranks)
     stack.centre_KD = earlier.centre_KD
     after = Stepper(stack, stage.configs, stepper.device, earlier)
     # counters of firings count rows within a stage

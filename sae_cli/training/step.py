@@ -8,7 +8,9 @@ from torch import Tensor
 from sae_cli.config.schema import Config
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.sparse.functions import operators
-from sae_cli.training.loss import Losses, Weights, losses
+from sae_cli.training.loss import Losses, Weights
+from sae_cli.training.memory import rows_per_piece
+from sae_cli.training.pieces import batch_gradients
 from sae_cli.training.profile import phase
 from sae_cli.training.schedules import due_steps, learning_rate, per_member, ramp, total_steps
 
@@ -24,7 +26,7 @@ class Stepper:
     def __init__(
         self, stack: SAEStack, configs: Sequence[Config], device: str, earlier: SAEStack | None = None
     ) -> None:
-        self.stack, self.configs, self.device = stack, configs, device
+        self.stack, self.configs, self.device, self.ranks = stack, configs, device, stack.ranks
         self.earlier = earlier
         """Latents of finished stages; the stack reconstructs what they leave."""
         self.train, self.shared = configs[0].train, configs[0]
@@ -46,6 +48,7 @@ class Stepper:
         # A batched product of several members is slower than a loop on a CPU: K B F latents leave its cache.
         size = stack.members if device.startswith("cuda") else 1
         self.parts = [slice(start, start + size) for start in range(0, stack.members, size)]
+        self.piece = rows_per_piece(self.train, stack, earlier, size)
 
     def _optimiser(self, member: SAEStack) -> torch.optim.Adam:
         """Return an Adam over one member's storage, its state made at once so that a checkpoint can fill it."""
@@ -112,18 +115,19 @@ class Stepper:
             )
             earlier = None if self.earlier is None else self.earlier.part(members)
             states = self.penalty_states[members]
-            found = losses(part, self.shared, x_BD, dead_KF[members], weights, step, states, earlier)
-            tensors = part.tensors()
-            with phase("backward"):
-                gradients = torch.autograd.grad(found.loss_K.sum(), list(tensors.values()), materialize_grads=True)
+            dead = dead_KF[members]
+            found, gradients = batch_gradients(
+                part, self.shared, x_BD, dead, weights, step, states, earlier, self.piece
+            )
             with torch.no_grad():
-                self._update(members, dict(zip(tensors, gradients, strict=True)), found, step, len(x_BD))
+                fired_K = self.ranks.total(found.counts_KF.sum(1))
+                self._update(members, gradients, found, fired_K, step, len(x_BD))
                 part.nonlinearity.observe(found.acts, part.parameters())
                 self.last_fired_KF[members].masked_fill_(found.counts_KF > 0, (step + 1) * len(x_BD))
                 if self.train.dead_frequency:
                     self._count_firings(members, found.counts_KF, step)
                 self.earlier_fired_KG[members].masked_fill_(found.frozen_KG > 0, (step + 1) * len(x_BD))
-                self._move_lambda(members, found.counts_KF.sum(1) / len(x_BD), step)
+                self._move_lambda(members, fired_K / len(x_BD), step)
 
     def _move_lambda(self, members: slice, l0_K: Tensor, step: int) -> None:
         """Raise lambda where L0 is above its target and lower it where it is below, once its warm-up is over."""
@@ -135,14 +139,16 @@ class Stepper:
         self.lambda_scale_K[members] *= 1 + self.shared.sparsity.target_rate * distance_K * due_K
 
     @phase("optimiser")
-    def _update(self, members: slice, gradients: dict[str, Tensor], found: Losses, step: int, rows: int) -> None:
+    def _update(
+        self, members: slice, gradients: dict[str, Tensor], found: Losses, fired_K: Tensor, step: int, rows: int
+    ) -> None:
         """Project, clip, freeze what is not finite, and apply Adam; keep unit directions."""
         unit = self.shared.sae.decoder_norm == "unit" and "W_dec_KFD" in gradients
         if unit:
             grad_KFD = gradients["W_dec_KFD"]
             operators(self.device, grad_KFD.numel()).project(grad_KFD, self.stack.W_dec_KFD[members])
-        norm_K = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
-        l0_K = (found.counts_KF.sum(1) + found.frozen_KG.sum(1)) / rows
+        norm_K = self._norm({name: g.flatten(1).norm(dim=1) for name, g in gradients.items()})
+        l0_K = (fired_K + found.frozen_KG.sum(1)) / rows
         measured = (found.loss_K, found.mse_K, found.sparsity_K, found.omega_K, found.auxiliary_K, l0_K, norm_K)
         self.frozen_K[members] |= ~torch.isfinite(norm_K + found.loss_K)
         # Adam divides gradients by grad_scale and skips the update where found_inf is 1: both stay on the device.
@@ -161,6 +167,13 @@ class Stepper:
             if unit:
                 self.stack.part(slice(k, k + 1)).normalise_decoder()
         self.sums_KM[members] += torch.stack(measured, 1).detach()
+
+    def _norm(self, norms: dict[str, Tensor]) -> Tensor:
+        """Return the norm (K,) of the whole gradient from those of its tensors; each rank has those of its latents."""
+        if not self.ranks.sharded:
+            return torch.stack(list(norms.values())).norm(dim=0)
+        shared_K = norms.pop("b_dec_KD").square()
+        return (self.ranks.add(torch.stack(list(norms.values())).square().sum(0)) + shared_K).sqrt()
 
     def take_metrics(self, count: int) -> Tensor:
         """Return the METRICS (K, M) averaged over the last `count` steps and start a new average."""

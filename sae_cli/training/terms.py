@@ -42,17 +42,20 @@ def dense_terms(part: SAEStack, config: Config, m_KBF: Tensor, target_KBD: Tenso
     acts_KBF = part.latents(m_KBF)
     with torch.no_grad():
         counts_KF = firing_counts(acts_KBF, part.nonlinearity.negative)
-    ends = prefix_ends(config.sae.latents, config.sae.prefixes)
+    own = part.ranks.own(config.sae.latents)
+    ends = [
+        min(max(end, own.start), own.stop) - own.start for end in prefix_ends(config.sae.latents, config.sae.prefixes)
+    ]
     errors_PK = []
     x_hat_KBD = part.b_dec_KD.unsqueeze(1)
     for start, end in zip([0, *ends], ends, strict=False):
-        x_hat_KBD = x_hat_KBD + acts_KBF[..., start:end] @ part.W_dec_KFD[:, start:end]
+        x_hat_KBD = x_hat_KBD + part.ranks.total(acts_KBF[..., start:end] @ part.W_dec_KFD[:, start:end])
         errors_PK.append(squared_error(target_KBD, x_hat_KBD))
     norm_K1F = None if norm_KF is None else norm_KF.unsqueeze(1)
     terms_KBF = _penalties(part.nonlinearity, config, m_KBF, acts_KBF, part.parameters(), norm_K1F)
     sums_KF = row_sums(terms_KBF) / terms_KBF.shape[1]
     sparsity_K = sum((sums_KF[:, :end].sum(1) for end in ends), torch.zeros_like(sums_KF[:, 0]))
-    return Terms(acts_KBF, counts_KF, errors_PK, sparsity_K, x_hat_KBD.detach() - target_KBD)
+    return Terms(acts_KBF, counts_KF, errors_PK, part.ranks.total(sparsity_K), x_hat_KBD.detach() - target_KBD)
 
 
 @phase("decode")
@@ -98,7 +101,7 @@ def find_entries(part: SAEStack, config: Config, m_KBF: Tensor) -> tuple[Entries
     reach = entry_reach(config, part.nonlinearity)
     size = m_KBF.numel()
     small = config.train.sparse == "auto" and size < COMPILED_FROM
-    if reach is None or small or len(m_KBF) > 1 or m_KBF.device.type != "cpu":
+    if reach is None or small or part.depends_on_others or len(m_KBF) > 1 or m_KBF.device.type != "cpu":
         return None
     chosen = operators(m_KBF.device.type, size)
     share = chosen.narrow_share if m_KBF.dtype == torch.bfloat16 else WIDE_SHARE

@@ -14,7 +14,8 @@ from sae_cli.config.schema import Config, OrthogonalityConfig
 from sae_cli.device import on_device
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.orthogonality import APPROXIMATE, neighbour_recall
-from sae_cli.losses.search import nearest_cosines
+from sae_cli.losses.sharded import nearest_cosines
+from sae_cli.ranks import ALONE, Ranks
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.tracking import Tracker
 from sae_cli.sources import ActivationSource
@@ -50,15 +51,15 @@ class Member:
 class Trainer:
     """Trains the members of one stack on one source."""
 
-    def __init__(self, members: Sequence[Member], source: ActivationSource, device: str) -> None:
-        self.members, self.source, self.device = members, source, device
+    def __init__(self, members: Sequence[Member], source: ActivationSource, device: str, ranks: Ranks = ALONE) -> None:
+        self.members, self.source, self.device, self.ranks = members, source, device, ranks
         self.configs = [member.config for member in members]
         self.train = self.configs[0].train
         self.steps = total_steps(self.train)
         self.stage = Stage.of(self.configs, 0)
         from_data = self.configs[0].sae.decoder_init == "data"
         rows_ND = self.rows(0) if from_data else torch.empty(0)
-        stack = SAEStack.initialise(self.stage.configs, source.mean_D * source.scale, device, rows_ND)
+        stack = SAEStack.initialise(self.stage.configs, source.mean_D * source.scale, device, rows_ND, ranks)
         self.stepper = Stepper(stack, self.stage.configs, device)
         self.seconds = 0.0
         self.logged_step = 0
@@ -77,7 +78,8 @@ class Trainer:
         began = time.monotonic() - self.seconds
         step = start
         batches = self.scaled_batches(start)
-        while step < steps and not stopped:
+        ends = self.ranks.any(bool(stopped))
+        while step < steps and not ends:
             if step == self.stage.end:
                 self.grow()
                 log.info("step %d: stage %d of %d begins", step, self.stage.index + 1, self.stage.count)
@@ -89,12 +91,14 @@ class Trainer:
             step += 1
             if step in self.stage.resampling:
                 counts = resample(self.stepper, self.rows(step), step, (step - self.stage.start) * train.batch)
+                self.equalise()
                 log.info("step %d: resampled dead latents per member: %s", step, counts)
             if step % train.log_every == 0 or step == steps:
                 self.seconds = time.monotonic() - began
                 self.log_metrics(step, progress)
             due = train.checkpoint_every and step % train.checkpoint_every == 0
-            if due or step == steps or stopped:
+            ends = self.ranks.any(bool(stopped))
+            if due or step == steps or ends:
                 self.seconds = time.monotonic() - began
                 self.checkpoint(step)
             after_step()
@@ -124,13 +128,22 @@ class Trainer:
             self.grow()
         self.logged_step = step - step % self.train.log_every
         for index, member in enumerate(self.members):
-            member.run.truncate_metrics(step)
+            if self.ranks.first:
+                member.run.truncate_metrics(step)
             if step:
                 extra = load_checkpoint(member.run.checkpoint, self.stepper, index, step)
                 self.seconds = max(self.seconds, extra["seconds"])
             if bool(self.stepper.frozen_K[index]):
                 member.error = f"went non-finite before step {step}"
         self.logged_seconds = self.seconds
+        self.equalise()
+
+    def equalise(self) -> None:
+        """Give ranks that hold all latents the same, where each has computed them for itself."""
+        if self.ranks.row_shares > 1:
+            moments = [state for optimiser in self.stepper.optimisers for state in optimiser.state.values()]
+            own = [*self.stepper.stack.state().values(), *(tensor for state in moments for tensor in state.values())]
+            self.ranks.equalise(own)
 
     @phase("checkpoint")
     def checkpoint(self, step: int) -> None:
@@ -138,7 +151,8 @@ class Trainer:
         for index, member in enumerate(self.members):
             extra = {"seconds": self.seconds, "tracker": member.tracker.state()}
             save_checkpoint(member.run.checkpoint, self.stepper, index, step, extra)
-            member.run.set_status("running", step, self.steps, member.run_id, member.error)
+            if self.ranks.first:
+                member.run.set_status("running", step, self.steps, member.run_id, member.error)
 
     @phase("log")
     def log_metrics(self, step: int, progress: TrainingProgress) -> None:
@@ -151,9 +165,9 @@ class Trainer:
         stage_step = step - self.stage.start
         means_KM = self.stepper.take_metrics(count).tolist()
         lam_K, gamma_K = (weights.tolist() for weights in self.stepper.penalty_weights(stage_step - 1))
-        dead_K = (stage_step * train.batch - self.stepper.all_fired() > train.dead_after).float().mean(1).tolist()
+        dead_K = self.ranks.mean(stage_step * train.batch - self.stepper.all_fired() > train.dead_after).tolist()
         whole = self.stepper.whole()
-        negative_K = (whole.b_enc_KF < 0).float().mean(1).tolist()
+        negative_K = self.ranks.mean(whole.b_enc_KF < 0).tolist()
         frozen_K = self.stepper.frozen_K.tolist()
         variance = self.source.variance * self.source.scale**2
         with_histograms = step % (train.log_every * HISTOGRAM_EVERY) == 0 or step == self.steps
@@ -185,10 +199,12 @@ class Trainer:
                 log.warning("%s %s; it is frozen, the other members go on", member.run.path, member.error)
             if with_histograms and not frozen_K[index]:
                 values |= self.log_histograms(index, step, member, whole)
-            member.run.append_metrics(values)
+            if self.ranks.first:
+                member.run.append_metrics(values)
             member.tracker.log(step, values)
             member.last = values
-        progress.update(step, [member.last for member in self.members])
+        if self.ranks.first:
+            progress.update(step, [member.last for member in self.members])
 
     @torch.no_grad()
     def log_histograms(self, index: int, step: int, member: Member, stack: SAEStack) -> dict[str, float]:
@@ -198,15 +214,16 @@ class Trainer:
         penalties: their `neighbour_recall` and `neighbour_gap`.
         """
         config = self.stage.configs[index]
-        if stack.b_enc_KF.shape[1] < 2:
+        if config.sae.latents < 2 and self.stepper.earlier is None:
             return {"nearest_cosine": 0.0}
-        cosines_F = nearest_cosines(stack.W_dec_KFD[index], OrthogonalityConfig(kind="nearest"))
+        cosines_F = nearest_cosines(stack.W_dec_KFD[index], OrthogonalityConfig(kind="nearest"), self.ranks)
         member.tracker.histogram(step, "nearest_cosine_histogram", cosines_F.cpu().numpy())
-        biases_F = stack.b_enc_KF[index].cpu().numpy()
+        biases_F = self.ranks.every(stack.b_enc_KF[index]).cpu().numpy()
         member.tracker.histogram(step, "bias_histogram", biases_F)
         values = {"nearest_cosine": float(cosines_F.mean())}
         values |= {f"bias_p{q:02d}": float(np.percentile(biases_F, q)) for q in BIAS_PERCENTILES}
-        if config.orthogonality.weight and config.orthogonality.kind in APPROXIMATE:
+        approximate = config.orthogonality.weight and config.orthogonality.kind in APPROXIMATE
+        if approximate and not self.ranks.sharded:
             rows, state = (step - self.stage.start) * self.train.batch, self.stepper.penalty_states[index]
             active_F, alive_F = self.stepper.last_fired_KF[index] == rows, ~self.stepper.dead(rows)[index]
             now = step - self.stage.start - 1

@@ -3,7 +3,7 @@
 import pytest
 
 from sae_cli.config.check import ALLOWED, RANGES, check
-from sae_cli.config.combinations import COUNTED, FIXED_GATE, WIDE_GRADIENT
+from sae_cli.config.combinations import COUNTED, FIXED_GATE, SHARDABLE, WIDE_GRADIENT
 from sae_cli.config.compose import compose
 from sae_cli.config.keys import keys
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
@@ -11,6 +11,7 @@ from sae_cli.dictionary.nonlinearities.threshold import TRec
 from sae_cli.errors import UserError
 from sae_cli.losses.orthogonality import ORTHOGONALITY
 from sae_cli.losses.phi import PHI
+from sae_cli.losses.sharded import SHARDED
 from sae_cli.losses.sparsity import SPARSITY
 from sae_cli.sources.registry import SOURCES
 
@@ -32,6 +33,7 @@ def test_allowed_values_are_the_registries(key: str, registry: set[str]) -> None
 def test_groups_of_nonlinearities_are_what_they_say_of_themselves() -> None:
     assert set(COUNTED) == {name for name, one in NONLINEARITIES.items() if one.sparse_by_itself}
     assert set(FIXED_GATE) == {name for name, one in NONLINEARITIES.items() if isinstance(one, TRec)}
+    assert set(SHARDABLE) == set(SHARDED)
     settings = compose([]).sae
     assert set(WIDE_GRADIENT) == {name for name, one in NONLINEARITIES.items() if one.reach(settings) is None}
 
@@ -96,6 +98,13 @@ def test_docstrings_name_every_allowed_value() -> None:
         (["orthogonality=decomposable", "sae.latents=32"], "orthogonality.meta_k=4 is above the 2 latents"),
         (["orthogonality=chunked", "orthogonality.chunk=1"], r"orthogonality.chunk=1 is outside \[2, inf\)"),
         (["orthogonality=nearest", "sae.latents=1"], "sae.latents of at least 2"),
+        (["train.parallel=latents", "sae.grow=[512,512]"], "set train.parallel=rows"),
+        (["train.parallel=latents", "train.sparse=sparse"], "train.sparse=sparse does not go with"),
+        (
+            ["train.parallel=latents", "orthogonality=cells", "orthogonality.weight=0.1"],
+            "orthogonality=cells needs all directions.* use nearest, neighbours, chunked",
+        ),
+        (["train.memory_bytes=9", "orthogonality=rica", "orthogonality.weight=0.1"], "set train.memory_bytes=0"),
         (["sae=topk", "sparsity=l1"], "topk fires sae.k latents.*weight=1.0 must be 0: add sparsity=none"),
         (["sae=batchtopk", "sparsity.weight=2"], "sparsity.weight=2.0 must be 0"),
         (["sparsity=none", "sparsity.weight=2"], "sparsity.weight=2.0 needs a penalty: add sparsity=l1"),

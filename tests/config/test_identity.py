@@ -23,6 +23,12 @@ def test_what_decides_the_weights_names_the_run(word):
     assert identity(run_id, "sae=prolu_ste") != identity(run_id, "sae=prolu_ste", word)
 
 
+@pytest.mark.parametrize("word", ["train.parallel=latents", "train.memory_bytes=1000000", "train.sparse=dense"])
+def test_how_the_work_is_done_names_no_run_but_separates_stacks(word):
+    assert identity(run_id) == identity(run_id, word)
+    assert identity(stack_key) != identity(stack_key, word)
+
+
 def test_the_source_names_the_run():
     assert identity(run_id) != identity(run_id, source="another")
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sae_cli.config.schema import SAEConfig
+from sae_cli.ranks import Ranks
 from sae_cli.sparse.operators import Entries
 
 Parameters = Mapping[str, Tensor]
@@ -40,6 +41,8 @@ class Nonlinearity:
     """m enters as m + b_enc only, so a shift of m can be folded into the bias."""
     negative: ClassVar[bool] = False
     """Latents may be negative."""
+    whole_batch: ClassVar[bool] = False
+    """Whether a latent fires depends on other rows of the batch."""
     has_auxiliary: ClassVar[bool] = False
     """`auxiliary` returns latents."""
 
@@ -50,6 +53,12 @@ class Nonlinearity:
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
         """Return latents as in training."""
         raise NotImplementedError
+
+    def latents_among(
+        self, m: Tensor, P: Parameters, settings: Settings, ranks: Ranks, cuts_K: Tensor | None
+    ) -> Tensor:
+        """Return latents of a share of a batch: the others have the rest, and `cuts_K` may be known of the whole."""
+        return self.latents(m, P, settings)
 
     def offset(self, P: Parameters) -> Tensor:
         """Return what is added to m to give the margin (K, 1, F)."""

@@ -1,6 +1,6 @@
 """TopK (arXiv 2406.04093) and BatchTopK (arXiv 2412.06410): the largest pre-activations fire, L0 is k."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch.autograd import Function
 
 from sae_cli.config.schema import SAEConfig
 from sae_cli.dictionary.nonlinearities.base import Find, Nonlinearity, Parameters, Settings, keep_where_positive
+from sae_cli.ranks import ALONE, Ranks
 from sae_cli.sparse.operators import Entries
 
 DECAY = 0.99
@@ -23,17 +24,19 @@ class _Selected(Function):
     """Some of the positive values of z; the gradient reaches these and no others."""
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (f,) = ctx.saved_tensors
-        return keep_where_positive(g, f), None
+        return keep_where_positive(g, f), None, None
 
 
 class _TopK(_Selected):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, ks: Sequence[int]) -> Tensor:  # type: ignore[override]
-        largest, places = z.topk(max(ks), dim=-1)
+    def forward(ctx: Any, z: Tensor, ks: Sequence[int], ranks: Ranks) -> Tensor:  # type: ignore[override]
+        largest, places = z.topk(min(max(ks), z.shape[-1]), dim=-1)
         largest = largest.relu()
-        if min(ks) < max(ks):
+        if ranks.sharded:
+            largest = largest * winners(largest, ks, ranks)
+        elif min(ks) < max(ks):
             rank = torch.arange(max(ks), device=z.device)
             largest = largest * (rank < torch.tensor(ks, device=z.device).view(-1, 1, 1))
         f = torch.zeros_like(z).scatter_(-1, places, largest)
@@ -43,8 +46,7 @@ class _TopK(_Selected):
 
 class _BatchTopK(_Selected):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, counts: Sequence[int]) -> Tensor:  # type: ignore[override]
-        cuts = torch.stack([cut(z_BF, count) for z_BF, count in zip(z, counts, strict=True)]).view(-1, 1, 1)
+    def forward(ctx: Any, z: Tensor, cuts: Tensor, _: None) -> Tensor:  # type: ignore[override]
         # one step of the number format below the cut, so that the cut itself passes
         f = keep_where_positive(z, z - torch.nextafter(cuts, cuts - 1).clamp(min=0))
         ctx.save_for_backward(f)
@@ -59,8 +61,15 @@ class TopK(Nonlinearity):
 
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
         """Return z = max(m + b, 0) where it is among its row's k largest, else 0."""
+        return self.latents_among(m, P, settings, ALONE, None)
+
+    def latents_among(
+        self, m: Tensor, P: Parameters, settings: Settings, ranks: Ranks, cuts_K: Tensor | None
+    ) -> Tensor:
+        """Return the same of the largest that all ranks have of a row."""
         z = m + P["b_enc"].to(m.dtype)
-        return _TopK.apply(z, [min(sae.k, z.shape[-1]) for sae in settings])
+        most = z.shape[-1] * ranks.size // ranks.row_shares
+        return _TopK.apply(z, [min(sae.k, most) for sae in settings], ranks)
 
     def revived(self, m: Tensor, P: Parameters) -> Tensor:
         """Return max(m + b, 0)."""
@@ -85,6 +94,7 @@ class BatchTopK(TopK):
     An artefact has a threshold instead: the running mean of the smallest value kept in training.
     """
 
+    whole_batch = True
     buffers = ("threshold",)
     stored = ("threshold",)
 
@@ -95,7 +105,17 @@ class BatchTopK(TopK):
     def latents(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
         """Return z = max(m + b, 0) where it is among the batch's k B largest, else 0."""
         z = m + P["b_enc"].to(m.dtype)
-        return _BatchTopK.apply(z, [sae.k * z.shape[-2] for sae in settings])
+        cuts = torch.stack([cut(z_BF, sae.k * z.shape[-2]) for z_BF, sae in zip(z, settings, strict=True)])
+        return _BatchTopK.apply(z, cuts.view(-1, 1, 1), None)
+
+    def latents_among(
+        self, m: Tensor, P: Parameters, settings: Settings, ranks: Ranks, cuts_K: Tensor | None
+    ) -> Tensor:
+        """Return the same of the largest in the whole batch."""
+        z = m + P["b_enc"].to(m.dtype)
+        counts = [sae.k * z.shape[-2] * ranks.row_shares for sae in settings]
+        cuts_K = common_cuts([z.detach()], counts, ranks) if cuts_K is None else cuts_K
+        return _BatchTopK.apply(z, cuts_K.view(-1, 1, 1), None)
 
     def entries(self, m_BF: Tensor, offset_F: Tensor, k: int, find: Find) -> tuple[Entries, Tensor] | None:
         """Return the k B largest, and all that are equal to the smallest of these."""
@@ -125,6 +145,25 @@ class BatchTopK(TopK):
         """Return z where it is at least the threshold, else 0."""
         z = torch.relu(m + P["b_enc"])
         return torch.where(z >= P["threshold"], z, 0)
+
+
+def winners(largest: Tensor, ks: Sequence[int], ranks: Ranks) -> Tensor:
+    """Return which of this rank's largest values (K, B, C) of rows are among the k largest of all ranks, as 0 and 1."""
+    every = ranks.gather(largest)
+    places = every.topk(min(max(ks), every.shape[-1]), dim=-1).indices
+    within = torch.arange(places.shape[-1], device=every.device) < torch.tensor(ks, device=every.device).view(-1, 1, 1)
+    won = torch.zeros_like(every).scatter_(-1, places, within.to(every.dtype).expand_as(places))
+    return won.chunk(ranks.size, -1)[ranks.rank]
+
+
+def common_cuts(pieces: Iterable[Tensor], counts: Sequence[int], ranks: Ranks) -> Tensor:
+    """Return the count-th largest value (K,) of each member in a batch, given in pieces (K, b, F) on each rank."""
+    best: list[Tensor] = []
+    for z in pieces:
+        values = [z_BF.flatten() for z_BF in z]
+        values = [torch.cat(pair) for pair in zip(best, values, strict=True)] if best else values
+        best = [v.topk(min(count, len(v)), sorted=False).values for v, count in zip(values, counts, strict=True)]
+    return torch.stack([cut(ranks.gather(values), count) for values, count in zip(best, counts, strict=True)])
 
 
 def cut(z_BF: Tensor, count: int) -> Tensor:

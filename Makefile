@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 export WANDB_MODE ?= offline
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check bench bench-sweep tiny-model clean
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-wheels gpu-check bench bench-sweep tiny-model clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,8 +45,13 @@ sweep-smoke: $(INSTALLED) ## a small sweep in seconds
 report: $(INSTALLED) ## the report of RUNS (default runs/demo)
 	$(BIN)/sae report $(or $(RUNS),runs/demo)
 
-gpu-check: ## the GPU tests, from a checkout, with PYTHON as it is (no .venv)
-	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests
+gpu-wheels: $(INSTALLED) ## what gpu-check needs beside torch and pytest, into .whl, for a GPU machine without a network
+	$(BIN)/pip wheel -q --no-deps -w .whl -c $(CONSTRAINTS) hydra-core omegaconf antlr4-python3-runtime
+
+gpu-check: ## the GPU tests and the GPU benchmark, from a checkout, with PYTHON as it is (no .venv) and the wheels of .whl
+	if ls .whl/*.whl; then $(PYTHON) -m pip install -q --no-index --no-deps --upgrade --target .whl/site .whl/*.whl; fi
+	export TRITON_INTERPRET=0 PYTHONPATH=.:.whl/site; $(PYTHON) -m pytest -q -m gpu tests/gpu \
+	&& $(PYTHON) benchmarks/gpu.py --out benchmarks/results/gpu.json
 
 bench: $(INSTALLED) ## a training step, feature pages and a report of 500 points, into benchmarks/results (5 minutes, quiet machine)
 	for name in step dashboard report_500; do $(BIN)/python benchmarks/$$name.py --out benchmarks/results/$$name.json || exit 1; done

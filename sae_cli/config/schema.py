@@ -164,7 +164,7 @@ class TrainConfig:
     precision: str = "bf16"
     """bf16: autocast with fp32 master weights | fp32."""
     sparse: str = "auto"
-    """Products over latents that fire only, where gradients vanish elsewhere. auto: on a CPU, while few fire | dense |
+    """Products over latents that fire only, where gradients vanish elsewhere. auto: while few fire | dense |
     sparse: always. Same results but for rounding."""
     tf32: bool = False
     """Allow TF32 products on CUDA under precision=fp32."""

@@ -25,6 +25,8 @@ class Stepper:
         self, stack: SAEStack, configs: Sequence[Config], device: str, earlier: SAEStack | None = None
     ) -> None:
         self.stack, self.configs, self.device = stack, configs, device
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)  # where Triton launches
         self.earlier = earlier
         """Latents of finished stages; the stack reconstructs what they leave."""
         self.train, self.shared = configs[0].train, configs[0]

@@ -10,8 +10,8 @@ export WANDB_MODE ?= offline
 export HF_HUB_OFFLINE ?= 1
 scripts = $(wildcard $(patsubst %,benchmarks/%.py,$(1)))
 
-.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-check interop-check faults fuzz bench bench-peers bench-sweep \
-	tiny-model clean
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-wheels gpu-check interop-check faults fuzz bench \
+	bench-peers bench-sweep tiny-model clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,8 +60,13 @@ faults: $(INSTALLED) ## kill every command at random moments, more than 100 time
 fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, by coverage too where atheris is installed (30 minutes)
 	$(BIN)/python -m tests.fuzz.run
 
-gpu-check: ## the GPU tests, from a checkout, with PYTHON as it is (no .venv)
-	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests
+gpu-wheels: $(INSTALLED) ## what gpu-check needs beside torch and pytest, into .whl, for a GPU machine without a network
+	$(BIN)/pip wheel -q --no-deps -w .whl -c $(CONSTRAINTS) hydra-core omegaconf antlr4-python3-runtime
+
+gpu-check: ## the GPU tests and the GPU benchmark, from a checkout, with PYTHON as it is (no .venv) and the wheels of .whl
+	if ls .whl/*.whl; then $(PYTHON) -m pip install -q --no-index --no-deps --upgrade --target .whl/site .whl/*.whl; fi
+	export TRITON_INTERPRET=0 PYTHONPATH=.:.whl/site; $(PYTHON) -m pytest -q -m gpu tests/gpu \
+	&& $(PYTHON) benchmarks/gpu.py --out benchmarks/results/gpu.json
 
 bench: $(INSTALLED) ## what benchmarks/ measures, into benchmarks/results and docs/scaling.md (15 minutes, quiet machine)
 	for file in $(call scripts,step cache_write penalties dashboard report_500 scaling); do \

@@ -30,7 +30,7 @@ def dictionary_learning(kind: str, x_BD: Tensor, latents: int, l0: int) -> Step:
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     shared: dict[str, Any] = {"steps": 10**9, "activation_dim": x_BD.shape[1], "dict_size": latents, "layer": 0}
-    shared |= {"lm_name": "", "lr": 1e-9, "device": "cpu"}
+    shared |= {"lm_name": "", "lr": 1e-9, "device": str(x_BD.device)}
     if kind == "topk":
         topk = TopKTrainer(k=l0, **shared)
         topk.ae.b_dec.data.zero_()
@@ -45,7 +45,7 @@ def dictionary_learning(kind: str, x_BD: Tensor, latents: int, l0: int) -> Step:
 def sparsify(kind: str, x_BD: Tensor, latents: int, l0: int) -> Step:
     from sparsify import SparseCoder, SparseCoderConfig
 
-    coder = SparseCoder(x_BD.shape[1], SparseCoderConfig(num_latents=latents, k=l0))
+    coder = SparseCoder(x_BD.shape[1], SparseCoderConfig(num_latents=latents, k=l0), device=x_BD.device)
     adam = torch.optim.Adam(coder.parameters(), lr=1e-9)
 
     def step(turn: int) -> None:
@@ -61,9 +61,9 @@ def sparsify(kind: str, x_BD: Tensor, latents: int, l0: int) -> Step:
 PEERS = {"dictionary_learning": (dictionary_learning, ("relu", "topk")), "sparsify": (sparsify, ("topk",))}
 
 
-def in_bf16(step: Step) -> Step:
+def in_bf16(step: Step, device: str = "cpu") -> Step:
     def under(turn: int) -> object:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             return step(turn)
 
     return under

@@ -186,6 +186,8 @@ def latents_problems(config: Config) -> Iterator[str]:
         yield f"train.sparse=sparse does not go with {way}, whose products are dense: set train.sparse=auto"
     if penalty.weight and penalty.kind not in SHARDABLE:
         yield f"orthogonality={penalty.kind} needs all directions in one place, and {way}: use {', '.join(SHARDABLE)}"
+    elif penalty.weight and penalty.search_rows:
+        yield f"orthogonality.search_rows={penalty.search_rows} does not go with {way}: set it to 0"
 
 
 def grow_problems(config: Config) -> Iterator[str]:

@@ -173,7 +173,7 @@ class TrainConfig:
     """What the processes of torchrun share out. rows: each has all latents and its rows of every batch | latents: each
     has its latents and all rows. Same results but for rounding; nothing for one process."""
     sparse: str = "auto"
-    """Products over latents that fire only, where gradients vanish elsewhere. auto: on a CPU, while few fire | dense |
+    """Products over latents that fire only, where gradients vanish elsewhere. auto: while few fire | dense |
     sparse: always. Same results but for rounding."""
     tf32: bool = False
     """Allow TF32 products on CUDA under precision=fp32."""

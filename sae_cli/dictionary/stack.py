@@ -14,7 +14,7 @@ from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity
 from sae_cli.randomness import derive_seed
 from sae_cli.ranks import ALONE, Ranks
-from sae_cli.sparse.functions import Encode, low, operators
+from sae_cli.sparse.functions import Encode, low
 
 WEIGHTS = ("W_enc_KDF", "b_enc_KF", "W_dec_KFD", "b_dec_KD")
 DRAWN = 1 << 24
@@ -199,11 +199,6 @@ class SAEStack:
     def decode(self, acts_KBF: Tensor) -> Tensor:
         """Return reconstructions (K, B, D), scaled."""
         return self.ranks.total(acts_KBF @ self.W_dec_KFD) + self.b_dec_KD.unsqueeze(1)
-
-    @torch.no_grad()
-    def normalise_decoder(self) -> None:
-        """Set every direction to unit norm."""
-        operators(self.W_dec_KFD.device.type, self.W_dec_KFD.numel()).unit(self.W_dec_KFD)
 
     @torch.no_grad()
     def member(self, index: int, scale: float, metadata: dict[str, object]) -> SAE:

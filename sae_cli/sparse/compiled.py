@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -73,12 +74,12 @@ class Compiled(Operators):
         arguments = [ctypes.c_void_p(v.data_ptr()) if isinstance(v, Tensor) else ctypes.c_int64(v) for v in values]
         return getattr(self.compiled, name)(*arguments)
 
-    def find(self, m_BF: Tensor, offset_F: Tensor, k: int, capacity: int) -> tuple[Entries, Tensor] | None:
-        (B, F), (m_BF, narrow) = m_BF.shape, _rows(m_BF)
+    def find(self, m_KBF: Tensor, offset_KF: Tensor, ks: Sequence[int], capacity: int) -> tuple[Entries, Tensor] | None:
+        (_, B, F), (m_BF, narrow), (k,) = m_KBF.shape, _rows(m_KBF), ks
         starts_R, columns_N = torch.empty(B + 1, dtype=torch.int32), torch.empty(capacity, dtype=torch.int32)
-        m_N, offset_F, threads = torch.empty(capacity), offset_F.contiguous(), torch.get_num_threads()
+        m_N, offset_F, threads = torch.empty(capacity), offset_KF.contiguous(), torch.get_num_threads()
         N = self._call("sae_find", m_BF, narrow, offset_F, B, F, k, capacity, threads, starts_R, columns_N, m_N)
-        return None if N < 0 else (Entries(starts_R, columns_N[:N], F, self), m_N[:N])
+        return None if N < 0 else (Entries(starts_R, columns_N[:N], F, self, [N]), m_N[:N])
 
     def by_column(self, entries: Entries) -> tuple[Tensor, Tensor, Tensor]:
         starts_C = torch.empty(entries.latents + 1, dtype=torch.int32)
@@ -88,10 +89,10 @@ class Compiled(Operators):
         return found
 
     def decode(
-        self, entries: Entries, f_N: Tensor, W_FD: Tensor, b_dec_D: Tensor, target_BD: Tensor
+        self, entries: Entries, f_N: Tensor, W_FD: Tensor, b_dec_KD: Tensor, target_BD: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         (B, D), (W_FD, narrow), (target_BD, _) = target_BD.shape, _rows(W_FD), _rows(target_BD.float())
-        f_N, b_dec_D, threads = f_N.contiguous(), b_dec_D.contiguous(), torch.get_num_threads()
+        f_N, b_dec_D, threads = f_N.contiguous(), b_dec_KD.contiguous(), torch.get_num_threads()
         found = W_FD.new_empty(B, D), torch.empty(B), torch.empty_like(f_N)
         places = entries.starts_R, entries.columns_N
         self._call("sae_decode", W_FD, narrow, b_dec_D, target_BD, B, D, *places, f_N, threads, *found)
@@ -99,7 +100,7 @@ class Compiled(Operators):
 
     def accumulate(self, entries: Entries, weights_N: Tensor, G_BD: Tensor, transposed: bool) -> Tensor:
         D, F, (G_BD, narrow), weights_N = G_BD.shape[1], entries.latents, _rows(G_BD), weights_N.contiguous()
-        out, threads = torch.empty((D, F) if transposed else (F, D)), torch.get_num_threads()
+        out, threads = torch.empty((1, D, F) if transposed else (F, D)), torch.get_num_threads()
         self._call("sae_accumulate", G_BD, narrow, D, F, *entries.by_column, weights_N, transposed, threads, out)
         return out
 

@@ -48,7 +48,7 @@ def shards_folder(folder: Path, step: int) -> Path:
 def member_tensors(stepper: Stepper, member: int) -> dict[str, Tensor]:
     """Return the live tensors that make up a member's state, by name."""
     tensors = {name: tensor[member] for name, tensor in stepper.stack.state().items()}
-    for name, state in stepper.adam_state(member).items():
+    for name, state in stepper.adam.state(member).items():
         tensors |= {f"{name}.{part}": value if value.ndim == 0 else value[0] for part, value in state.items()}
     if stepper.earlier is not None and stepper.earlier.centre_KD is not None:
         tensors |= {f"{EARLIER}{name}": tensor[member] for name, tensor in stepper.earlier.state().items()}

@@ -74,7 +74,7 @@ def resample(stepper: Stepper, x_ND: Tensor, step: int, rows_seen: int) -> list[
         for name, value in stack.nonlinearity.start(replace(stack.settings[k], bias_init=0.0)).items():
             if name in stack.learned_KF:
                 stack.learned_KF[name][k, dead_F] = value
-        for name, state in stepper.adam_state(k).items():
+        for name, state in stepper.adam.state(k).items():
             for moment in ("exp_avg", "exp_avg_sq"):
                 if name == "W_enc_KDF":
                     state[moment][0, :, dead_F] = 0

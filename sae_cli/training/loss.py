@@ -69,6 +69,7 @@ def losses(
     step: int,
     states: Sequence[dict[str, Tensor]],
     frozen: SAEStack | None = None,
+    stopped_K: Tensor | None = None,
     whole_BD: Tensor | None = None,
     count: Callable[[Tensor], Tensor] = lambda counts_KF: counts_KF,
 ) -> Losses:
@@ -76,7 +77,8 @@ def losses(
 
     `dead_KF` (bool) are the latents that AuxK and the pre-activation loss revive, `states` what each member's
     orthogonality penalty keeps between steps. With `frozen` the members reconstruct what that stack leaves of x.
-    Where x is a piece of the batch `whole_BD`, `count` gives that batch's firing counts from the piece's own.
+    `stopped_K` (bool) are members whose gradients are not used. Where x is a piece of the batch `whole_BD`, `count` gives
+    that batch's firing counts from the piece's own.
     """
     sae = config.sae
     D = x_BD.shape[1]
@@ -91,7 +93,7 @@ def losses(
             x_KBD = part.centred(x_BD)
             m_KBF = part.pre_activations(x_KBD)
         norm_KF = part.W_dec_KFD.norm(dim=-1) if sae.decoder_norm == "free" else None
-        found = find_entries(part, config, m_KBF)
+        found = find_entries(part, config, m_KBF, stopped_K)
         terms = (
             dense_terms(part, config, m_KBF, target_KBD, norm_KF)
             if found is None
@@ -115,9 +117,9 @@ def losses(
         if sae.auxk_weight or sae.preact_weight:
 
             def dead_m(columns: Tensor | None) -> Tensor:
-                if found is not None:
-                    return part.pre_activations(x_KBD, columns)
-                return m_KBF if columns is None else m_KBF[..., columns]
+                if columns is None:
+                    return m_KBF
+                return m_KBF[..., columns] if found is None else part.pre_activations(x_KBD, columns)
 
             auxiliary_K = auxiliary_K + _revival(part, config, dead_m, terms.error_KBD, dead_KF)
     penalties_K = weights.lambda_K * terms.sparsity_K + weights.gamma_K * D * omega_K

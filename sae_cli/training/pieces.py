@@ -27,6 +27,7 @@ def batch_gradients(
     step: int,
     states: list[dict[str, Tensor]],
     frozen: SAEStack | None,
+    stopped_K: Tensor,
     size: int,
 ) -> tuple[Losses, dict[str, Tensor]]:
     """Return the losses of a batch (B, D), and their gradients by name, from pieces of `size` rows.
@@ -36,7 +37,7 @@ def batch_gradients(
     """
     ranks, tensors, pieces = part.ranks, part.tensors(), part.ranks.rows(x_BD).split(size)
     if len(pieces) == 1 and ranks.size == 1:
-        found = losses(part, config, x_BD, dead_KF, weights, step, states, frozen)
+        found = losses(part, config, x_BD, dead_KF, weights, step, states, frozen, stopped_K)
         with phase("backward"):
             gradients = torch.autograd.grad(found.loss_K.sum(), list(tensors.values()), materialize_grads=True)
         return found, dict(zip(tensors, gradients, strict=True))
@@ -50,7 +51,7 @@ def batch_gradients(
         gamma_K, due = weights.gamma_K / (share * ranks.row_shares), [last and due for due in weights.penalise]
         count = partial(_counted, ranks, last, counts_KF)
         own = Weights(weights.lambda_K, gamma_K, due)
-        found = losses(part, config, piece_BD, dead_KF, own, step, states, frozen, x_BD, count)
+        found = losses(part, config, piece_BD, dead_KF, own, step, states, frozen, stopped_K, x_BD, count)
         with phase("backward"):
             new = torch.autograd.grad((found.loss_K * share).sum(), list(tensors.values()), materialize_grads=True)
         sums = [before.add_(g) for before, g in zip(sums, new, strict=True)] if sums else [g.contiguous() for g in new]

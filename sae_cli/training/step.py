@@ -8,6 +8,7 @@ from torch import Tensor
 from sae_cli.config.schema import Config
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.sparse.functions import operators
+from sae_cli.training.adam import StackAdam
 from sae_cli.training.loss import Losses, Weights
 from sae_cli.training.memory import rows_per_piece
 from sae_cli.training.pieces import batch_gradients
@@ -27,6 +28,8 @@ class Stepper:
         self, stack: SAEStack, configs: Sequence[Config], device: str, earlier: SAEStack | None = None
     ) -> None:
         self.stack, self.configs, self.device, self.ranks = stack, configs, device, stack.ranks
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)  # where Triton launches
         self.earlier = earlier
         """Latents of finished stages; the stack reconstructs what they leave."""
         self.train, self.shared = configs[0].train, configs[0]
@@ -44,30 +47,11 @@ class Stepper:
         self.fired_KF = torch.zeros_like(self.last_fired_KF)
         self.earlier_fired_KG = self.last_fired_KF[:, :0]
         self.sums_KM = torch.zeros(stack.members, len(METRICS), dtype=torch.float64, device=device)
-        self.optimisers = [self._optimiser(stack.part(slice(k, k + 1))) for k in range(stack.members)]
+        self.adam = StackAdam(stack.tensors(), (self.train.beta1, self.train.beta2), device)
         # A batched product of several members is slower than a loop on a CPU: K B F latents leave its cache.
         size = stack.members if device.startswith("cuda") else 1
         self.parts = [slice(start, start + size) for start in range(0, stack.members, size)]
         self.piece = rows_per_piece(self.train, stack, earlier, size)
-
-    def _optimiser(self, member: SAEStack) -> torch.optim.Adam:
-        """Return an Adam over one member's storage, its state made at once so that a checkpoint can fill it."""
-        optimiser = torch.optim.Adam(
-            list(member.tensors().values()), betas=(self.train.beta1, self.train.beta2), fused=True
-        )
-        for tensor in member.tensors().values():
-            optimiser.state[tensor] = {
-                "step": torch.zeros((), device=self.device),
-                "exp_avg": torch.zeros_like(tensor),
-                "exp_avg_sq": torch.zeros_like(tensor),
-            }
-        return optimiser
-
-    def adam_state(self, member: int) -> dict[str, dict[str, Tensor]]:
-        """Return the live optimiser state of a member by parameter name (leading axis 1)."""
-        optimiser = self.optimisers[member]
-        tensors = optimiser.param_groups[0]["params"]
-        return {name: optimiser.state[tensor] for name, tensor in zip(self.stack.tensors(), tensors, strict=True)}
 
     def penalty_weights(self, step: int) -> tuple[Tensor, Tensor]:
         """Return lambda (K,) and gamma (K,) at `step`, warm-ups included."""
@@ -115,9 +99,9 @@ class Stepper:
             )
             earlier = None if self.earlier is None else self.earlier.part(members)
             states = self.penalty_states[members]
-            dead = dead_KF[members]
+            dead, stopped = dead_KF[members], self.frozen_K[members]
             found, gradients = batch_gradients(
-                part, self.shared, x_BD, dead, weights, step, states, earlier, self.piece
+                part, self.shared, x_BD, dead, weights, step, states, earlier, stopped, self.piece
             )
             with torch.no_grad():
                 fired_K = self.ranks.total(found.counts_KF.sum(1))
@@ -151,21 +135,10 @@ class Stepper:
         l0_K = (fired_K + found.frozen_KG.sum(1)) / rows
         measured = (found.loss_K, found.mse_K, found.sparsity_K, found.omega_K, found.auxiliary_K, l0_K, norm_K)
         self.frozen_K[members] |= ~torch.isfinite(norm_K + found.loss_K)
-        # Adam divides gradients by grad_scale and skips the update where found_inf is 1: both stay on the device.
         shrink_K = (norm_K / self.train.clip).clamp(min=1) if self.train.clip > 0 else torch.ones_like(norm_K)
-        for offset, k in enumerate(range(members.start, members.stop)):
-            optimiser, config = self.optimisers[k], self.configs[k]
-            group = optimiser.param_groups[0]
-            group["lr"] = learning_rate(step, config.train.lr, config.train.warmup, self.train)
-            for tensor, gradient in zip(group["params"], gradients.values(), strict=True):
-                tensor.grad = gradient[offset : offset + 1]
-            # attributes that torch's GradScaler sets; the class does not declare them
-            optimiser.grad_scale = shrink_K[offset]  # type: ignore[attr-defined]
-            optimiser.found_inf = self.frozen_K[k].float()  # type: ignore[attr-defined]
-            optimiser.step()
-            optimiser.zero_grad()
-            if unit:
-                self.stack.part(slice(k, k + 1)).normalise_decoder()
+        configs = self.configs[members]
+        rates = [learning_rate(step, config.train.lr, config.train.warmup, self.train) for config in configs]
+        self.adam.step(members, gradients, rates, shrink_K, self.frozen_K[members], unit)
         self.sums_KM[members] += torch.stack(measured, 1).detach()
 
     def _norm(self, norms: dict[str, Tensor]) -> Tensor:

@@ -6,19 +6,18 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sae_cli.config.schema import Config
 from sae_cli.dictionary.nonlinearities.base import Nonlinearity, Parameters
 from sae_cli.dictionary.stack import SAEStack
 from sae_cli.losses.sparsity import SPARSITY, row_sums
-from sae_cli.sparse.functions import COMPILED_FROM, EncodeEntries, Reconstruct, operators
+from sae_cli.sparse.functions import AtEntries, EncodeEntries, MemberSums, Reconstruct, operators
 from sae_cli.sparse.operators import Entries
 from sae_cli.training.profile import phase
 
 EXACT_ROWS = 256
 """Rows whose firings bf16 counts exactly."""
-WIDE_SHARE = 1 / 4
-"""Share of the latents that fire from which dense products in fp32 are faster; `Operators.narrow_share` for bf16."""
 
 
 @dataclass
@@ -68,47 +67,56 @@ def sparse_terms(
     entries: Entries,
     m_N: Tensor,
 ) -> Terms:
-    """Return the same of one member of centred x by the entries within reach, and their m (N,)."""
+    """Return the same of centred x by the entries within reach, and their m (N,)."""
 
     def at(vector: Tensor) -> Tensor:
-        return vector.flatten().index_select(0, entries.columns_N).view(1, 1, -1)
+        return AtEntries.apply(vector.flatten(), entries).view(1, 1, -1)
 
-    m_N = EncodeEntries.apply(
-        m_N, x_KBD.squeeze(0), part.encoder_centre_KD.squeeze(0), part.W_enc_KDF.squeeze(0), entries
-    )
+    m_N = EncodeEntries.apply(m_N, x_KBD, part.encoder_centre_KD, part.W_enc_KDF, entries)
     parameters = {name: at(vector) for name, vector in part.parameters().items()}
     m_11N = m_N.view(1, 1, -1)
     acts_11N = part.nonlinearity.at_entries(m_11N, parameters, part.settings)
-    counts_F = m_N.new_zeros(entries.latents).index_add_(0, entries.columns_N, (acts_11N.flatten() > 0).float())
-    mse, error_BD = Reconstruct.apply(
-        acts_11N.flatten(), part.W_dec_KFD.squeeze(0), part.b_dec_KD.squeeze(0), target_KBD.squeeze(0), entries
+    counts_C = entries.operators.column_sums(entries, (acts_11N.flatten() > 0).float())
+    mse_K, error_RD = Reconstruct.apply(
+        acts_11N.flatten(), part.W_dec_KFD.flatten(0, 1), part.b_dec_KD, target_KBD.flatten(0, 1), entries
     )
     norm_11N = None if norm_KF is None else at(norm_KF)
     terms_11N = _penalties(part.nonlinearity, config, m_11N, acts_11N, parameters, norm_11N)
     # what a silent latent costs, such as the square root of epsilon
     silent = SPARSITY[config.sparsity.kind](m_N.new_zeros(1), lambda: m_N.new_full((1,), -1e9), config.sparsity)
-    B = entries.rows
-    sparsity_K = (terms_11N.sum() + (B * entries.latents - len(m_N)) * silent) / B
-    return Terms(acts_11N, counts_F.unsqueeze(0), [mse.unsqueeze(0)], sparsity_K, error_BD.unsqueeze(0))
+    K, B, F = len(part.b_enc_KF), x_KBD.shape[1], part.b_enc_KF.shape[1]
+    silent_K = B * F - entries.starts_R[::B].diff()
+    sparsity_K = (MemberSums.apply(terms_11N.flatten(), entries) + silent_K * silent) / B
+    acts = acts_11N.detach()
+    if K > 1 and part.nonlinearity.buffers:  # what these observe of a batch they observe of each member
+        acts = pad_sequence(acts.flatten().split(list(entries.sizes)), batch_first=True).unsqueeze(1)
+    return Terms(acts, counts_C.view(K, F), [mse_K], sparsity_K, error_RD.view(K, B, -1))
 
 
 @phase("find")
-def find_entries(part: SAEStack, config: Config, m_KBF: Tensor) -> tuple[Entries, Tensor] | None:
+def find_entries(
+    part: SAEStack, config: Config, m_KBF: Tensor, stopped_K: Tensor | None = None
+) -> tuple[Entries, Tensor] | None:
     """Return the entries beyond which latents and gradients are 0, and m there (N,); None: dense products are due.
 
-    The answer follows from the configuration and this batch, so a resumed run takes the same path.
+    The answer follows from the configuration and this batch, so a resumed run takes the same path. Members that are
+    trained together take the same path; one that has stopped gives no entries, lest it decide for the others.
     """
     reach = entry_reach(config, part.nonlinearity)
-    size = m_KBF.numel()
-    small = config.train.sparse == "auto" and size < COMPILED_FROM
-    if reach is None or small or part.depends_on_others or len(m_KBF) > 1 or m_KBF.device.type != "cpu":
+    size, auto = m_KBF.numel(), config.train.sparse == "auto"
+    if reach is None or part.depends_on_others:
         return None
     chosen = operators(m_KBF.device.type, size)
-    share = chosen.narrow_share if m_KBF.dtype == torch.bfloat16 else WIDE_SHARE
-    find = partial(chosen.find, capacity=size if config.train.sparse == "sparse" else int(size * share))
+    one_on_cpu = len(m_KBF) == 1 and m_KBF.device.type == "cpu"
+    if (auto and size < chosen.auto_from) or not (chosen.stacks or one_on_cpu):
+        return None
+    share = chosen.narrow_share if m_KBF.dtype == torch.bfloat16 else chosen.wide_share
+    find = partial(chosen.find, capacity=int(size * share) if auto else size)
     with torch.no_grad():
-        offset_F = (part.nonlinearity.offset(part.parameters()) + reach).flatten()
-        return part.nonlinearity.entries(m_KBF[0].detach(), offset_F, part.settings[0].k, find)
+        offset_KF = (part.nonlinearity.offset(part.parameters()) + reach).squeeze(1)
+        if stopped_K is not None and chosen.stacks and not part.nonlinearity.sparse_by_itself:
+            offset_KF = offset_KF.masked_fill(stopped_K.unsqueeze(1), -torch.inf)
+        return part.nonlinearity.entries(m_KBF.detach(), offset_KF, [sae.k for sae in part.settings], find)
 
 
 def entry_reach(config: Config, nonlinearity: Nonlinearity) -> float | None:

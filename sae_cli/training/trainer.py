@@ -141,9 +141,9 @@ class Trainer:
     def equalise(self) -> None:
         """Give ranks that hold all latents the same, where each has computed them for itself."""
         if self.ranks.row_shares > 1:
-            moments = [state for optimiser in self.stepper.optimisers for state in optimiser.state.values()]
-            own = [*self.stepper.stack.state().values(), *(tensor for state in moments for tensor in state.values())]
-            self.ranks.equalise(own)
+            adam = self.stepper.adam
+            moments = [moment for pair in adam.moments.values() for moment in pair]
+            self.ranks.equalise([*self.stepper.stack.state().values(), *moments, adam.steps_KT])
 
     @phase("checkpoint")
     def checkpoint(self, step: int) -> None:

@@ -21,9 +21,10 @@ def points(folder, *words):
     return [point(folder, *WORDS, *words, *member) for member in MEMBERS]
 
 
+@pytest.mark.parametrize("path", ["dense", "sparse"])
 @pytest.mark.parametrize("nonlinearity", ["relu", "prolu_relu", "prolu_ste"])
-def test_a_stack_on_cuda_equals_the_cpu(tmp_path, nonlinearity):
-    on_gpu = execute(points(tmp_path / "gpu", "device=cuda", f"sae={nonlinearity}"))
+def test_a_stack_on_cuda_equals_the_cpu(tmp_path, nonlinearity, path):
+    on_gpu = execute(points(tmp_path / "gpu", "device=cuda", f"sae={nonlinearity}", f"train.sparse={path}"))
     on_cpu = execute(points(tmp_path / "cpu", "device=cpu", f"sae={nonlinearity}"))
     for one, other in zip(on_gpu, on_cpu, strict=True):
         W_one, W_other = load_sae(one.folder).W_dec_FD, load_sae(other.folder).W_dec_FD
@@ -57,8 +58,9 @@ def test_no_host_sync_between_log_lines(tmp_path):
     assert torch.isfinite(stepper.take_metrics(2)).all()
 
 
-def test_resume_is_bit_for_bit_on_cuda(tmp_path, monkeypatch):
-    words = ("device=cuda", "train.checkpoint_every=20", "train.deterministic=true")
+@pytest.mark.parametrize("path", ["dense", "sparse"])
+def test_resume_is_bit_for_bit_on_cuda(tmp_path, monkeypatch, path):
+    words = ("device=cuda", "train.checkpoint_every=20", "train.deterministic=true", f"train.sparse={path}")
     whole = execute(points(tmp_path / "whole", *words))
     step = Stepper.step
 

@@ -24,7 +24,7 @@ from sae_cli.torchrun import rank
 from sae_cli.training.execute import execute
 from sae_cli.training.step import Stepper
 
-TIMED = ("seconds", "tokens_per_second", "neighbour_recall", "neighbour_gap")
+TIMED = ("seconds", "tokens_per_second", "data_wait", "neighbour_recall", "neighbour_gap")
 """Metrics that differ between equal runs, or that several ranks do not have."""
 
 

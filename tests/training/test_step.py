@@ -149,7 +149,7 @@ def test_resampling_changes_live_storage_and_adam_state(tmp_path):
         stepper.step(step, rows(step))
     stepper.last_fired_KF[:] = 240
     stepper.last_fired_KF[0, :5] = 0
-    stack, state = stepper.stack, stepper.adam_state(0)
+    stack, state = stepper.stack, stepper.adam.state(0)
     before = {name: tensor.clone() for name, tensor in stack.tensors().items()}
     pointers = [tensor.data_ptr() for tensor in stack.tensors().values()]
     assert state["W_enc_KDF"]["exp_avg"][0, :, :5].abs().sum() > 0

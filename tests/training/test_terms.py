@@ -119,8 +119,8 @@ def test_what_is_not_finite_reaches_the_loss(tmp_path, operators, words):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_auto_takes_dense_products_where_many_latents_fire(tmp_path, monkeypatch, share):
-    monkeypatch.setattr(terms, "COMPILED_FROM", 1)
-    monkeypatch.setattr(terms, "WIDE_SHARE", share)
+    monkeypatch.setattr(Operators, "auto_from", 1)
+    monkeypatch.setattr(Operators, "wide_share", share)
     found, _ = measure(tmp_path, ("sae=relu",), "auto")
     assert (found.acts.shape == (1, B, F)) == (share == 0)
 

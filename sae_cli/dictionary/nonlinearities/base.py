@@ -13,7 +13,7 @@ from sae_cli.sparse.operators import Entries
 Parameters = Mapping[str, Tensor]
 Settings = Sequence[SAEConfig]
 """Settings of each member; only PER_MEMBER keys may differ."""
-Find = Callable[[Tensor, Tensor, int], tuple[Entries, Tensor] | None]
+Find = Callable[[Tensor, Tensor, Sequence[int]], tuple[Entries, Tensor] | None]
 """`Operators.find` with a capacity."""
 
 
@@ -75,9 +75,9 @@ class Nonlinearity:
         """
         return None
 
-    def entries(self, m_BF: Tensor, offset_F: Tensor, k: int, find: Find) -> tuple[Entries, Tensor] | None:
+    def entries(self, m_KBF: Tensor, offset_KF: Tensor, ks: Sequence[int], find: Find) -> tuple[Entries, Tensor] | None:
         """Return the entries that are within reach, where m + offset > 0, and their m; None: `find` gives up."""
-        return find(m_BF, offset_F, 0)
+        return find(m_KBF, offset_KF, [0] * len(ks))
 
     def at_entries(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
         """Return latents of such entries, of shape (1, 1, N) like m and the parameters P of each."""

@@ -79,9 +79,9 @@ class TopK(Nonlinearity):
         """Return 0: a latent that is not selected has no gradient."""
         return 0.0
 
-    def entries(self, m_BF: Tensor, offset_F: Tensor, k: int, find: Find) -> tuple[Entries, Tensor] | None:
+    def entries(self, m_KBF: Tensor, offset_KF: Tensor, ks: Sequence[int], find: Find) -> tuple[Entries, Tensor] | None:
         """Return the k largest of each row."""
-        return find(m_BF, offset_F, min(k, m_BF.shape[1]))
+        return find(m_KBF, offset_KF, [min(k, m_KBF.shape[2]) for k in ks])
 
     def at_entries(self, m: Tensor, P: Parameters, settings: Settings) -> Tensor:
         """Return max(m + b, 0): they are selected."""
@@ -117,21 +117,31 @@ class BatchTopK(TopK):
         cuts_K = common_cuts([z.detach()], counts, ranks) if cuts_K is None else cuts_K
         return _BatchTopK.apply(z, cuts_K.view(-1, 1, 1), None)
 
-    def entries(self, m_BF: Tensor, offset_F: Tensor, k: int, find: Find) -> tuple[Entries, Tensor] | None:
-        """Return the k B largest, and all that are equal to the smallest of these."""
-        B, F = m_BF.shape
-        count, sampled = k * B, torch.arange(0, B * F, SAMPLED)
-        sample = m_BF.flatten()[::SAMPLED].float() + offset_F[sampled % F]
-        guess = sample.topk(min(len(sample), count * 5 // (4 * SAMPLED) + 20), sorted=False).values.amin().clamp(min=0)
-        found = find(m_BF, offset_F - guess, 0)
-        if found is not None and len(found[1]) < count and guess > 0:
-            found = find(m_BF, offset_F, 0)
-        if found is None or len(found[1]) <= count:
+    def entries(self, m_KBF: Tensor, offset_KF: Tensor, ks: Sequence[int], find: Find) -> tuple[Entries, Tensor] | None:
+        """Return the k B largest of each member, and all that are equal to the smallest of these."""
+        _, B, F = m_KBF.shape
+        counts, sampled = [k * B for k in ks], torch.arange(0, B * F, SAMPLED, device=m_KBF.device)
+        samples_KS = m_KBF.flatten(1)[:, ::SAMPLED].float() + offset_KF[:, sampled % F]
+        guesses = [
+            sample_S.topk(min(len(sample_S), count * 5 // (4 * SAMPLED) + 20), sorted=False).values.amin().clamp(min=0)
+            for sample_S, count in zip(samples_KS, counts, strict=True)
+        ]
+        found = find(m_KBF, offset_KF - torch.stack(guesses).unsqueeze(1), [0] * len(ks))
+        if found is not None and any(
+            size < count and guess > 0 for size, count, guess in zip(found[0].sizes, counts, guesses, strict=True)
+        ):
+            found = find(m_KBF, offset_KF, [0] * len(ks))
+        if found is None or all(size <= count for size, count in zip(found[0].sizes, counts, strict=True)):
             return found
         entries, m_N = found
-        z_N = m_N + offset_F[entries.columns_N]
-        kept_N = ~(z_N < z_N.kthvalue(len(z_N) - count + 1).values)
-        return entries.keep(kept_N), m_N[kept_N]
+        z_N = m_N + offset_KF.flatten()[entries.columns_N]
+        cuts_K = torch.stack(
+            [
+                cut(part_N, count) if len(part_N) else part_N.new_zeros(())
+                for part_N, count in zip(z_N.split(list(entries.sizes)), counts, strict=True)
+            ]
+        )
+        return entries.operators.keep(entries, m_N, ~(z_N < entries.each(cuts_K)))
 
     @torch.no_grad()
     def observe(self, acts: Tensor, P: Parameters) -> None:

@@ -77,8 +77,8 @@ def losses(
 
     `dead_KF` (bool) are the latents that AuxK and the pre-activation loss revive, `states` what each member's
     orthogonality penalty keeps between steps. With `frozen` the members reconstruct what that stack leaves of x.
-    `stopped_K` (bool) are members whose gradients are not used. Where x is a piece of the batch `whole_BD`, `count` gives
-    that batch's firing counts from the piece's own.
+    `stopped_K` (bool) are members whose gradients are not used. Where x is a piece of the batch `whole_BD`, `count`
+    gives that batch's firing counts from the piece's own.
     """
     sae = config.sae
     D = x_BD.shape[1]

@@ -27,8 +27,8 @@ def batch_gradients(
     step: int,
     states: list[dict[str, Tensor]],
     frozen: SAEStack | None,
-    stopped_K: Tensor,
     size: int,
+    stopped_K: Tensor | None = None,
 ) -> tuple[Losses, dict[str, Tensor]]:
     """Return the losses of a batch (B, D), and their gradients by name, from pieces of `size` rows.
 

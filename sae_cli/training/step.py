@@ -101,7 +101,7 @@ class Stepper:
             states = self.penalty_states[members]
             dead, stopped = dead_KF[members], self.frozen_K[members]
             found, gradients = batch_gradients(
-                part, self.shared, x_BD, dead, weights, step, states, earlier, stopped, self.piece
+                part, self.shared, x_BD, dead, weights, step, states, earlier, self.piece, stopped
             )
             with torch.no_grad():
                 fired_K = self.ranks.total(found.counts_KF.sum(1))

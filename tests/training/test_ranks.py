@@ -22,7 +22,14 @@ REVIVED = ["sae.auxk_weight=0.1", "sae.auxk_latents=4", "train.dead_after=200"]
 CASES = {
     "relu": ["sae=relu", *RESAMPLED, "orthogonality=nearest", "orthogonality.weight=0.3"],
     "prolu": ["sae=prolu_ste", "train.clip=0.5", "orthogonality.weight=0.3"],
-    "topk": ["sae=topk", "sae.k=3", *REVIVED, "orthogonality=neighbours", "orthogonality.weight=0.3"],
+    "topk": [
+        "sae=topk",
+        "sae.k=3",
+        *REVIVED,
+        "orthogonality=neighbours",
+        "orthogonality.search_rows=0",
+        "orthogonality.weight=0.3",
+    ],
     "batchtopk": ["sae=batchtopk", "sae.k=3", "orthogonality=nearest", "orthogonality.weight=0.3"],
     "jumprelu": ["sae=jumprelu", "sae.preact_weight=0.01", "orthogonality=active_only", "orthogonality.weight=0.3"],
     "gated": ["sae=gated", "sae.prefixes=[0.3]", "sae.decoder_norm=free"],

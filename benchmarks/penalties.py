@@ -1,7 +1,7 @@
 """What orthogonality penalties cost: time per step against gamma 0, memory at a million directions, neighbours seen.
 
-Blocks of consecutive steps take turns in this process, one of each kind; a block holds whole periods of what is not done
-at each use (refreshes, turns of the rolling search), so a mean over it is what a run pays. With one thread the
+Blocks of consecutive steps take turns in this process, one of each kind; a block holds whole periods of what is not
+done at each use (refreshes, turns of the rolling search), so a mean over it is what a run pays. With one thread the
 processor's time counts, so ratios hold on a busy machine; with more, the clock's. Before, rolling searches come round
 once. Peak memory is that of a process which takes three uses of a penalty with their gradients, above what it held
 before. Recall is measured on the `W_dec` of an artefact, if one is given, right after a refresh.

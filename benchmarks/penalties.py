@@ -9,7 +9,6 @@ Usage: OMP_NUM_THREADS=2 python benchmarks/penalties.py [--all] [--turns N] [--a
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -98,13 +97,19 @@ def peak(kind: str, latents: int) -> int:
     """Return the bytes by which three uses of a penalty on random directions raise this process's peak."""
     settings = compose([f"orthogonality={kind}", f"sae.latents={latents}", *MILLION[kind]]).orthogonality
     W_FD = torch.nn.functional.normalize(torch.randn(latents, WIDTH), dim=1).requires_grad_()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = status("VmRSS")
     state: dict[str, torch.Tensor] = {}
     for step in range(0, 12, 4):
         with torch.autocast("cpu", torch.bfloat16):
             directions = Directions(W_FD, seed=step, step=step, state=state, unit=True)
             torch.autograd.grad(run(kind, directions, settings), W_FD)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return status("VmHWM") - before
+
+
+def status(name: str) -> int:
+    """Return a number of bytes that Linux counts for this process."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(lines[name].split()[0])
 
 
 MILLION = {

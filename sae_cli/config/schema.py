@@ -114,12 +114,14 @@ class OrthogonalityConfig:
     """chunked, cells: directions per part at most (OrtSAE's choice)."""
     refresh: int = 10
     """cells, neighbours, unique_nearest, rica: uses of the penalty from one exact search to the next (rica: inversion
-    of the covariance). Directions that the penalty drives apart soon have other neighbours: see `neighbour_recall`."""
+    of the covariance; none with search_rows where all directions are one part). Directions that the penalty drives
+    apart soon have other neighbours: see `neighbour_recall`."""
     neighbours: int = 8
     """neighbours: nearest others k of each direction, all penalised; cells with search_rows: those that are kept."""
     search_rows: int = 0
-    """cells, neighbours: directions that are searched for at each use, in turn, at search_rows * chunk (neighbours: F)
-    * D operations; 0: all of them, cells at each use, neighbours at a refresh."""
+    """cells, neighbours: directions that are searched for per use, in turn, at search_rows * chunk (neighbours: F) * D
+    operations, so that all have had a turn after F / search_rows uses; 0: all, cells at each use, neighbours at a
+    refresh."""
     assign_limit: int = 2048
     """unique_nearest: latents up to which the assignment is exact, at F^3 operations and F^2 numbers."""
     greedy: bool = False

@@ -70,7 +70,7 @@ def dots(U_MD: Tensor, rows_N: Tensor, others_NC: Tensor) -> Tensor:
     parts = []
     for rows_T, others_TC in zip(rows_N.split(at_once), others_NC.split(at_once), strict=True):
         others_TCD = _wide(U_MD.index_select(0, others_TC.flatten())).view(*others_TC.shape, D)
-        parts.append(torch.einsum("td,tcd->tc", _wide(U_MD.index_select(0, rows_T)), others_TCD))
+        parts.append((_wide(U_MD.index_select(0, rows_T)).unsqueeze(1) * others_TCD).sum(2))
     return torch.cat(parts)
 
 

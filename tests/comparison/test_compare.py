@@ -172,7 +172,7 @@ def test_command_prints_tables_and_what_comes_next(make_run: MakeRun, tmp_path: 
         assert words in result.stdout
     out = tmp_path / "deep" / "file.json"
     printed = json.loads(sae("compare", a, b, "--json", "--out", out, "--device", "cpu").stdout)
-    assert printed == {"compare": str(out), **json.loads(out.read_text())}
+    assert printed == {"compare": str(out), **read_json(out)}
     refused = sae("compare", a, b, "--out", tmp_path / "x.txt")
     assert (refused.exit_code, ".json" in refused.stderr) == (2, True)
 

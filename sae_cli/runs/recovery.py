@@ -11,7 +11,7 @@ from sae_cli.errors import UserError
 from sae_cli.runs.directory import RunDirectory, find_runs
 from sae_cli.store.find import verify
 from sae_cli.store.format import MANIFEST, PROGRESS
-from sae_cli.training.checkpoint import checkpoint_file, saved_steps
+from sae_cli.training.checkpoint import checkpoint_file, is_sound, saved_steps, shards_folder
 
 MADE_AGAIN = {"eval.json": "run `sae eval {run}`", "compare.json": "run `sae compare` again"}
 """Records that later commands write, and how they are written again."""
@@ -38,7 +38,8 @@ def examine_run(run: RunDirectory) -> list[Finding]:
 
 
 def _damages(run: RunDirectory) -> Iterator[Finding]:
-    steps, again = saved_steps(run.checkpoint), _command(run)
+    steps = [step for step in saved_steps(run.checkpoint) if is_sound(run.checkpoint, step)]
+    again = _command(run)
     problems = {name: problem for name, read in _readers(run).items() if (problem := _problem(read))}
     if "status.json" in problems:  # it holds the hashes of the others: they are examined once it is back
         problems = {"status.json": problems["status.json"]}
@@ -53,7 +54,7 @@ def _damages(run: RunDirectory) -> Iterator[Finding]:
         if name == "metrics.jsonl":
             fix = f"the SAE is sound; for its curves run `{again} --fresh`"
         yield Finding(str(run.path / name), "fail", problem, fix)
-    sound = {checkpoint_file(run.checkpoint, step) for step in steps}
+    sound = {place(run.checkpoint, step) for step in steps for place in (checkpoint_file, shards_folder)}
     for file in sorted(set(run.checkpoint.glob("step-*")) - sound):
         yield Finding(
             str(file), "fail", "damaged", f"delete it{'' if status.get('state') == 'done' else f'; {resume}'}"

@@ -6,6 +6,7 @@ Batches, partitions and resampling are pure functions of seeds and the step, so 
 the step are the whole state; the step says which stage of `sae.grow` it is.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -20,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, replace_atomically, sync_folder, write_json
+from sae_cli.files import read_json, replace_atomically, sha256_of, sync_folder, write_json
 from sae_cli.training.step import Stepper
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def save_checkpoint(folder: Path, stepper: Stepper, member: int, step: int, extr
         return
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in live.items()}
     metadata = {"step": str(step), "extra": json.dumps(extra)}
+    metadata["sha256"] = _sha256(tensors, metadata)
     replace_atomically(checkpoint_file(folder, step), save(tensors, metadata))
     drop(sorted(folder.glob("step-*"))[:-KEPT])
 
@@ -91,8 +93,39 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def common_step(folders: list[Path]) -> int:
-    """Return the newest step that every member has a checkpoint of; 0 if there is none."""
-    return max(set.intersection(*(set(saved_steps(folder)) for folder in folders)), default=0)
+    """Return the newest step that every member has a sound checkpoint of; 0 if there is none."""
+    for step in sorted(set.intersection(*(set(saved_steps(folder)) for folder in folders)), reverse=True):
+        if all(is_sound(folder, step) for folder in folders):
+            return step
+    return 0
+
+
+def is_sound(folder: Path, step: int) -> bool:
+    """Return whether a checkpoint holds what was saved, by its hashes; it is read whole."""
+    file, shards = checkpoint_file(folder, step), shards_folder(folder, step)
+    try:
+        if file.exists():
+            with safe_open(file, "pt") as opened:
+                metadata = dict(opened.metadata())
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is a file)
+            sound = metadata.pop("sha256", None) in (None, _sha256(tensors, metadata))
+        else:
+            hashes = read_json(shards / EXTRA).get("sha256", {})
+            sound = all(sha256_of(shards / name) == value for name, value in hashes.items())
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+        sound = False
+    if not sound:
+        log.warning("ignoring the damaged checkpoint of step %d in %s", step, folder)
+    return sound
+
+
+def _sha256(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Return the hash of tensors with their names, dtypes and shapes, and of what is told about them."""
+    told = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in sorted(tensors)]
+    digest = hashlib.sha256(json.dumps([told, metadata], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -167,7 +200,8 @@ def _save_shards(folder: Path, stepper: Stepper, live: dict[str, Tensor], step: 
     writer = HuggingFaceStorageWriter(str(begun), save_distributed=True)
     save_distributed(_distributed(stepper, live), storage_writer=writer)
     if ranks.first:
-        write_json(begun / EXTRA, {"step": step, "extra": extra})
+        hashes = {file.name: sha256_of(file) for file in begun.iterdir()}
+        write_json(begun / EXTRA, {"step": step, "extra": extra, "sha256": hashes})
         drop([target] if target.exists() else [])
         begun.rename(target)
         sync_folder(folder)

@@ -13,6 +13,7 @@ from sae_cli.dictionary.artifact import load_sae
 from sae_cli.errors import UserError
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.recovery import examine_path
+from sae_cli.training.checkpoint import common_step
 
 invoke = CliRunner().invoke
 
@@ -102,6 +103,18 @@ def test_readers_refuse_what_was_changed(run: Path) -> None:
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0", "seed: 1"))
     with pytest.raises(UserError, match=r"config\.yaml: damaged or edited"):
         RunDirectory(run).config  # noqa: B018
+
+
+def test_a_damaged_checkpoint_is_named_and_not_resumed_from(run: Path) -> None:
+    last = sorted((run / "checkpoint").glob("step-*"))[-1]
+    for place in (0.02, 0.2, 0.9):
+        kept = last.read_bytes()
+        flip(last, place)
+        assert common_step([run / "checkpoint"]) < int(last.stem.removeprefix("step-"))
+        findings = examine_path(run)
+        assert [(Path(finding.name), finding.detail) for finding in findings] == [(last, "damaged")]
+        last.write_bytes(kept)
+    assert common_step([run / "checkpoint"]) == int(last.stem.removeprefix("step-"))
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

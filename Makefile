@@ -54,8 +54,8 @@ report: $(INSTALLED) ## the report of RUNS (default runs/demo)
 interop-check: .peers/installed ## exported SAEs through the real SAELens, dictionary_learning and sparsify
 	PYTHONPATH=.peers $(BIN)/python -m pytest -q -m peers tests/interop
 
-faults: $(INSTALLED) ## kill every command at random moments, more than 100 times in all (20 minutes)
-	SAE_KILLS=25 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/faults
+faults: $(INSTALLED) ## 100 kills at random moments, 2,000 flipped bits and cut files (20 minutes)
+	SAE_KILLS=25 SAE_FLIPS=150 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/faults
 
 fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, by coverage too where atheris is installed (30 minutes)
 	$(BIN)/python -m tests.fuzz.run

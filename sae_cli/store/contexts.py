@@ -1,5 +1,6 @@
 """Read a cache in the order of its text: whole contexts, with memory for one shuffled block."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -10,8 +11,19 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from sae_cli.config.schema_data import CacheConfig
+from sae_cli.files import sha256_of
 from sae_cli.sources import Split
-from sae_cli.store.format import Manifest, Part, StoredFile, check_size, check_sizes, find_x, read_manifest
+from sae_cli.store.format import (
+    MANIFEST,
+    Manifest,
+    Part,
+    StoredFile,
+    check_size,
+    check_sizes,
+    damaged,
+    find_x,
+    read_manifest,
+)
 from sae_cli.store.order import block_sizes, row_limit
 from sae_cli.store.remote import is_remote
 
@@ -59,7 +71,7 @@ def read_tokens(folder: Path, split: Split, contexts: Iterable[int]) -> dict[int
         here = [context for context in wanted if first <= context < first + file.rows]
         if here:
             check_size(folder, file)
-            rows_CT = _tensors(folder / file.name)["tokens"][[context - first for context in here]]
+            rows_CT = _tensors(folder, file)["tokens"][[context - first for context in here]]
             found |= dict(zip(here, rows_CT.tolist(), strict=True))
         first += file.rows
     return found
@@ -96,12 +108,17 @@ def _join(rest: ContextRows, shards: list[StoredFile], folder: Path, manifest: M
 
 def _load(folder: Path, shard: StoredFile, manifest: Manifest) -> ContextRows:
     find_x(folder, shard, manifest)
-    tensors = _tensors(folder / shard.name)
+    tensors = _tensors(folder, shard)
     return ContextRows(tensors["x"], tensors["context"], tensors["position"])
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    return load(path.read_bytes()) if is_remote(path) else load_file(path)
+def _tensors(folder: Path, file: StoredFile) -> dict[str, Tensor]:
+    """Return a file's tensors. Raises UserError if it is not the one that the manifest names."""
+    path = folder / file.name
+    data = path.read_bytes() if is_remote(path) else None
+    if (sha256_of(path) if data is None else hashlib.sha256(data).hexdigest()) != file.sha256:
+        raise damaged(path, f"its content is not that of {MANIFEST} (SHA-256)")
+    return load_file(path) if data is None else load(data)
 
 
 def _batches(context_N: Tensor, size: int) -> Iterator[int]:

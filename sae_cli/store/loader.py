@@ -1,5 +1,6 @@
 """Read a cache for training and evaluation: large sequential reads, mixed in bounded memory, prefetched."""
 
+import hashlib
 import math
 import os
 import threading
@@ -8,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from io import RawIOBase
 from itertools import count, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -38,7 +39,8 @@ class CacheReader:
 
     mix_bytes: memory for mixing. A training part that fits is read once and kept; of a larger one, groups of shards
         of half that size are mixed while the next group is read. It decides the order of the batches.
-    Raises UserError naming the file if anything is missing or has another size than the manifest says.
+    Raises UserError naming the file if anything is missing or has another size than the manifest says, and when a
+    shard that is read for the first time has another SHA-256; none of its group's rows has been yielded then.
     """
 
     def __init__(self, folder: Path, mix_bytes: int, data_seed: int) -> None:
@@ -61,6 +63,7 @@ class CacheReader:
         if is_remote(folder):
             self._threads, self._piece_bytes = REMOTE_THREADS, RANGE_BYTES
         self._resident: torch.Tensor | None = None
+        self._sound: set[str] = set()  # files whose hash was that of the manifest
 
     def batches(self, start: int, size: int) -> Iterator[torch.Tensor]:
         """Yield training batches `start`, `start + 1`, ... (B, D) without end; each is its own memory.
@@ -78,9 +81,12 @@ class CacheReader:
     def _stored(self, size: int) -> Iterator[torch.Tensor]:
         for shard in self.manifest.validation.shards:
             with self._open(shard) as stream:
+                digest = self._begin(stream, shard)
                 for begin in range(0, shard.rows, size):
                     x_BD = self._empty(min(size, shard.rows - begin))
-                    self._take(stream, shard, x_BD)
+                    self._take(stream, shard, x_BD, digest)
+                    if begin + size >= shard.rows:
+                        self._end(shard, digest)
                     yield x_BD
 
     def _count_groups(self, mix_bytes: int) -> int:
@@ -174,7 +180,10 @@ class CacheReader:
     def _fill(self, shard: StoredFile, out_ND: torch.Tensor) -> None:
         """Read a whole shard."""
         with self._open(shard) as stream:
-            self._take(stream, shard, out_ND)
+            digest = self._begin(stream, shard)
+            for piece_ND in out_ND.split(max(1, self._piece_bytes // self._row_bytes)):
+                self._take(stream, shard, piece_ND, digest)
+            self._end(shard, digest)
 
     def _read(self, shard: StoredFile, places_N: torch.Tensor, target: Batches, stop: threading.Event) -> None:
         """Read a shard in pieces and scatter their rows."""
@@ -182,24 +191,41 @@ class CacheReader:
             return
         piece_ND = self._empty(piece_rows(self._row_bytes, shard.rows, self._piece_bytes))
         with self._open(shard) as stream:
+            digest = self._begin(stream, shard)
             for place_N in places_N.split(len(piece_ND)):
                 if stop.is_set():
                     return
-                self._take(stream, shard, piece_ND[: len(place_N)])
+                self._take(stream, shard, piece_ND[: len(place_N)], digest)
                 target.scatter(piece_ND[: len(place_N)], place_N)
+            self._end(shard, digest)
 
     def _open(self, shard: StoredFile) -> RawIOBase:
-        """Return a shard's stream at its first row. Raises UserError if its header is not sound."""
-        offset = find_x(self.folder, shard, self.manifest)
-        stream = (self.folder / shard.name).open("rb", buffering=0)
-        stream.seek(offset)
-        return stream
+        """Return a shard's stream."""
+        return (self.folder / shard.name).open("rb", buffering=0)
 
-    def _take(self, stream: RawIOBase, shard: StoredFile, out_ND: torch.Tensor) -> None:
-        """Fill `out_ND` with the next rows. Raises UserError if there are too few."""
-        wanted = bytes_of(out_ND)
+    def _begin(self, stream: RawIOBase, shard: StoredFile) -> Any:
+        """Go to a shard's first row; return the hash of what is before it, None if the shard was read before."""
+        offset = find_x(self.folder, shard, self.manifest)
+        if shard.name in self._sound:
+            stream.seek(offset)
+            return None
+        digest = hashlib.sha256()
+        self._take(stream, shard, torch.empty(offset, dtype=torch.uint8), digest)
+        return digest
+
+    def _end(self, shard: StoredFile, digest: Any) -> None:
+        """Compare the hash of a whole shard with the manifest's. Raises UserError."""
+        if digest and digest.hexdigest() != shard.sha256:
+            raise damaged(self.folder / shard.name, f"its content is not that of {MANIFEST} (SHA-256)")
+        self._sound.add(shard.name)
+
+    def _take(self, stream: RawIOBase, shard: StoredFile, out: torch.Tensor, digest: Any) -> None:
+        """Fill a tensor with what comes next. Raises UserError if there is too little."""
+        wanted = whole = bytes_of(out)
         while len(wanted):
             count = stream.readinto(wanted)
             if not count:
                 raise damaged(self.folder / shard.name, "ends early")
             wanted = wanted[count:]
+        if digest:
+            digest.update(whole)

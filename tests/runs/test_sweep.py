@@ -1,6 +1,5 @@
 """Sweeps: all points checked before any starts, stacks, skipping, failures, interruptions, launchers."""
 
-import json
 import os
 import signal
 import subprocess
@@ -45,7 +44,7 @@ def calls(monkeypatch) -> list[Call]:
         run_id = short_hash([config.seed, config.sae.nonlinearity, config.sparsity.weight])
         folder = Path(config.runs_dir) / config.name / run_id
         status = folder / "status.json"
-        state, step = json.loads(status.read_text()).values() if status.exists() else ("new", 0)
+        state, step = read_json(status).values() if status.exists() else ("new", 0)
         return PointPlan(run_id, folder, config.sae.nonlinearity, state, step, 10, 100)
 
     def execute(configs, *, fresh, evaluate, overrides):

@@ -9,6 +9,7 @@ Usage: OMP_NUM_THREADS=2 python benchmarks/step_peers.py [--steps N] [--shape D 
 import argparse
 import os
 import statistics
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +44,8 @@ def dictionary_learning(kind: str, x_BD: Tensor, latents: int, l0: int) -> Step:
 
 
 def sparsify(kind: str, x_BD: Tensor, latents: int, l0: int) -> Step:
+    if x_BD.device.type == "cpu":
+        sys.modules["triton"] = None  # type: ignore[assignment] # where it is installed, sparsify wants a GPU
     from sparsify import SparseCoder, SparseCoderConfig
 
     coder = SparseCoder(x_BD.shape[1], SparseCoderConfig(num_latents=latents, k=l0), device=x_BD.device)

@@ -50,8 +50,7 @@ def export(
         from sae_cli.runs.directory import RunDirectory
 
         run = RunDirectory(path)
-        words = (path / "overrides.txt").read_text().split("\n") if (path / "overrides.txt").exists() else []
-        command, evaluation = " ".join(["sae train", *filter(None, words)]), run.evaluation
+        command, evaluation = " ".join(["sae train", *run.overrides]), run.evaluation
         config_yaml, figure = (path / "config.yaml").read_text(), training_figure(run.metrics())
     replace_atomically(folder / FIGURE, figure.encode()) if figure else None
     card = model_card(path.resolve().name, to, command, config_yaml, evaluation, FIGURE if figure else "")

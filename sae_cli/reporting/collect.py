@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sae_cli.config.convert import load_flat
 from sae_cli.errors import UserError
 from sae_cli.runs.directory import RunDirectory, find_runs
 
@@ -187,7 +186,7 @@ def _read(run: RunDirectory) -> Point:
             problems.append(f"{name}: {error}".split("\n")[0])
             return kind()
 
-    point.config = attempt("config.yaml", dict, lambda: load_flat(run.path / "config.yaml"))
+    point.config = attempt("config.yaml", dict, lambda: run.flat_config)
     point.status = status = attempt("status.json", dict, lambda: run.status)
     stamp = attempt("stamp.json", dict, lambda: run.stamp if (run.path / "stamp.json").exists() else {})
     lines = attempt("metrics.jsonl", list, run.metrics)

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sae_cli.config.convert import load_config, to_yaml
+from sae_cli.config.convert import load_config, load_flat, to_yaml
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
 from sae_cli.files import parse_json, read_json, replace_atomically, sha256_of, write_json
@@ -39,6 +39,18 @@ class RunDirectory:
         """The resolved configuration, as it was written before work began."""
         self.check("config.yaml")
         return load_config(self.path / "config.yaml")
+
+    @property
+    def overrides(self) -> list[str]:
+        """The words of the command that made the run; empty if they are not there."""
+        file = self.path / "overrides.txt"
+        return file.read_text(errors="replace").splitlines() if file.exists() else []
+
+    @property
+    def flat_config(self) -> dict[str, Any]:
+        """The same configuration as values by dotted key, read at a tenth of the time."""
+        self.check("config.yaml")
+        return load_flat(self.path / "config.yaml")
 
     @property
     def status(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ MADE_AGAIN = {"eval.json": "run `sae eval {run}`", "compare.json": "run `sae com
 
 def examine_path(path: Path) -> list[Finding]:
     """Return the findings on a run, a folder of runs or a cache; UserError if it is none of these."""
-    if (path / MANIFEST).exists() or (path / PROGRESS).exists():
+    if (path / MANIFEST).exists() or any(path.glob(PROGRESS.format("*"))):
         return examine_cache(path)
     return [finding for run in find_runs(path) for finding in examine_run(run)]
 
@@ -86,6 +86,4 @@ def _problem(read: Callable[[], Any]) -> str:
 
 def _command(run: RunDirectory) -> str:
     """Return the command that trained a run, as its overrides tell it."""
-    file = run.path / "overrides.txt"
-    words = file.read_text(errors="replace").splitlines() if file.exists() else ["..."]
-    return shlex.join(["sae", "train", *words])
+    return shlex.join(["sae", "train", *(run.overrides or ["..."])])

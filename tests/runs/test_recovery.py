@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from sae_cli.cli import app
 from sae_cli.dictionary.artifact import load_sae
 from sae_cli.errors import UserError
+from sae_cli.reporting.collect import collect
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.recovery import examine_path
 from sae_cli.training.checkpoint import common_step
@@ -115,6 +116,28 @@ def test_a_damaged_checkpoint_is_named_and_not_resumed_from(run: Path) -> None:
         assert [(Path(finding.name), finding.detail) for finding in findings] == [(last, "damaged")]
         last.write_bytes(kept)
     assert common_step([run / "checkpoint"]) == int(last.stem.removeprefix("step-"))
+
+
+@pytest.mark.parametrize("name", ["progress.json", "progress-0003.json"])
+def test_a_cache_that_is_not_finished_is_said_to_be_that(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    assert [(finding.state, finding.detail) for finding in examine_path(tmp_path)] == [("warn", "not finished")]
+
+
+def test_a_report_refuses_a_configuration_that_was_changed(run: Path) -> None:
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0", "seed: 1"))
+    (point,) = collect([run])
+    assert point.state == "corrupt"
+    assert "config.yaml: damaged or edited" in point.error
+
+
+def test_a_hash_whose_name_was_damaged_is_not_taken_for_an_older_file(run: Path) -> None:
+    last = sorted((run / "checkpoint").glob("step-*"))[-1]
+    last.write_bytes(last.read_bytes().replace(b'"sha256"', b'"shb256"'))
+    assert common_step([run / "checkpoint"]) < int(last.stem.removeprefix("step-"))
+    (run / "stamp.json").write_text((run / "stamp.json").read_text().replace("content_hash", "content_hasi"))
+    with pytest.raises(UserError, match=r"stamp\.json: damaged"):
+        RunDirectory(run).stamp  # noqa: B018
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

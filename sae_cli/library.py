@@ -12,10 +12,8 @@ from torch import Tensor
 
 from sae_cli.config.compose import compose
 from sae_cli.dictionary.artifact import SAE, row_scale
-from sae_cli.dictionary.artifact import load_sae as load_own_sae
 from sae_cli.errors import UserError
-from sae_cli.interop.layouts import recognise
-from sae_cli.interop.reading import load_foreign
+from sae_cli.interop.reading import open_sae
 from sae_cli.sources.registry import open_source, refuse_synthetic
 
 Hook = Callable[..., Tensor]
@@ -30,7 +28,7 @@ def load_sae(path: str | Path) -> SAE:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{path} is not a folder; give a run or the folder of an SAE")
-    return load_foreign(folder) if recognise(folder) else load_own_sae(folder)
+    return open_sae(folder)
 
 
 class ActivationStore:

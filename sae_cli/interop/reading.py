@@ -12,10 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_cli.dictionary.artifact import SAE
+from sae_cli.dictionary.artifact import SAE, load_sae
 from sae_cli.errors import UserError
 from sae_cli.files import read_json
 from sae_cli.interop.layouts import AXES, DICTIONARY_LEARNING, NOT_CENTRED, SAE_LENS, SIZES, SPARSIFY, recognise
+
+
+def open_sae(folder: Path) -> SAE:
+    """Return the SAE in a folder of any library's layout, ours included; UserError if there is none that is sound."""
+    return load_foreign(folder) if recognise(folder) else load_sae(folder)
 
 
 def load_foreign(folder: Path) -> SAE:

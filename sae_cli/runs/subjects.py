@@ -12,7 +12,7 @@ from sae_cli.config.schema import Config, EvalConfig
 from sae_cli.dictionary.artifact import SAE, SHAPES, load_sae
 from sae_cli.errors import UserError
 from sae_cli.interop.layouts import recognise
-from sae_cli.interop.reading import load_foreign
+from sae_cli.interop.reading import open_sae
 from sae_cli.runs.directory import RunDirectory, find_runs
 from sae_cli.sources.registry import source_fingerprint
 
@@ -83,7 +83,7 @@ def is_sae(path: Path) -> bool:
 
 def _open_sae(path: Path, config: Config, force: bool) -> SAE:
     """Return the SAE in a folder; UserError if its metadata tell of other data and force is not given."""
-    sae = _finite(load_foreign(path) if recognise(path) else load_sae(path), path)
+    sae = _finite(open_sae(path), path)
     problem = _other_origin(sae.metadata, config)
     if problem and not force:
         raise UserError(f"{path}: {problem}; give its data (model=NAME model.hook=HOOK), or --force")

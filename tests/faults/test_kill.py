@@ -43,18 +43,8 @@ def left(folder: Path) -> dict[str, bytes]:
     kept = {}
     for file in sorted(folder.glob("**/*")):
         name = str(file.relative_to(folder))
-        if file.is_dir() or not re.search(
-            r"caches/|sae\.safetensors|cfg\.json|eval\.json|report\.html|report\.json", name
-        ):
-            continue
-        if "wandb" in file.parts or file.name == ".lock":
-            continue
-        content = file.read_bytes()
-        if file.name.startswith("report"):
-            content = re.sub(
-                rb'"(seconds|tokens_per_s\w*|updated|content_hash|created)": ?("[^"]*"|[-\d.e+]+)', b"", content
-            )
-        kept[name] = content
+        if file.is_file() and file.name != ".lock" and LEFT.search(name):
+            kept[name] = file.read_bytes()
     return kept
 
 

@@ -181,8 +181,9 @@ class RunDirectory:
                 raise UserError(f"{self.path} is being trained by {holder}; wait for it or stop it") from None
             stream.truncate(0)
             job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}{job}")
-            stream.flush()
+            with naming(self.path):
+                stream.write(f"process {os.getpid()} on {socket.gethostname()}{job}")
+                stream.flush()
             yield
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 HASH, HASH_LENGTH = "content_hash", 16
 """Key under which a JSON file holds the short hash of all else in it, so that no flipped bit is read as a number."""
@@ -13,13 +15,35 @@ HASH, HASH_LENGTH = "content_hash", 16
 def replace_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash leaves the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    with replacing(path) as stream:
         stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream whose content is that of `path` after the block, atomically; an error leaves no part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path), temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):  # where nothing may be written nothing is there
+            temporary.unlink()
+        raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have the system's errors in the block name `path`: those of writing name no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def sync_folder(path: Path) -> None:

@@ -20,7 +20,7 @@ from sae_cli.errors import UserError
 from sae_cli.files import write_json
 from sae_cli.randomness import derive_seed
 from sae_cli.runs.directory import RunDirectory, find_runs
-from sae_cli.sources.registry import open_source
+from sae_cli.sources.registry import check_unchanged, open_source
 
 VERSION = 1
 """Version of the compare.json format (docs/compare-format.md)."""
@@ -174,6 +174,7 @@ def _open(runs: list[RunDirectory], saes: list[SAE], device: str) -> list[Dictio
 
 def _rows(run: RunDirectory, device: str) -> list[Tensor]:
     rows, count = [], 0
+    check_unchanged(run.config, run.fingerprint, run.path)
     for x_BD in open_source(run.config, device).validation(BATCH):
         rows.append(x_BD[: ROWS - count].to(device).float())
         count += len(rows[-1])

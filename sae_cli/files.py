@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sae_cli.errors import UserError
+
 HASH, HASH_LENGTH = "content_hash", 16
 """Key under which a JSON file holds the short hash of all else in it, so that no flipped bit is read as a number."""
 
@@ -82,6 +84,12 @@ def read_json(path: Path) -> Any:
                 raise ValueError(f"its content is not what {HASH} says: a disk or an editor changed it")
         value.pop(HASH, None)
     return value
+
+
+def refuse_newer(path: Path, version: Any, known: int) -> None:
+    """Raise UserError if a file is of a later format version than the last that this program knows."""
+    if type(version) is int and version > known:
+        raise UserError(f"{path}: format version {version}, this sae-cli reads up to {known}: pip install -U sae-cli")
 
 
 def _could_be_hash(value: Any) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, replace_atomically, sha256_of, write_json
+from sae_cli.files import read_json, refuse_newer, replace_atomically, sha256_of, write_json
 from sae_cli.ranks import Ranks
 
 ARTIFACT_VERSION = 1
@@ -140,6 +140,7 @@ def load_sae(folder: Path) -> SAE:
             raise UserError(f"{folder / name} is missing; train the run to its end first")
     try:
         cfg = read_json(folder / "cfg.json")
+        refuse_newer(folder / "cfg.json", cfg.get("version"), ARTIFACT_VERSION)
         tensors = load_file(folder / "sae.safetensors")
         sizes = {"D": cfg["d_in"], "F": cfg["d_sae"]}
         nonlinearity, metadata, k = cfg["nonlinearity"], cfg["metadata"], cfg.get("k", 0)
@@ -149,7 +150,7 @@ def load_sae(folder: Path) -> SAE:
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} holds a damaged SAE artefact: {error}") from error
     if nonlinearity not in NONLINEARITIES:
-        raise UserError(f"{folder / 'cfg.json'}: unknown nonlinearity {nonlinearity!r}")
+        raise UserError(f"{folder / 'cfg.json'}: unknown nonlinearity {nonlinearity!r}; is it of a newer sae-cli?")
     shapes = {name.rsplit("_", 1)[0]: (name, axes) for name, axes in SHAPES.items()}
     shapes |= {name: (name, ("F",)) for name in NONLINEARITIES[nonlinearity].stored}
     named: dict[str, Tensor] = {}

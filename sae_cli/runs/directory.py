@@ -21,10 +21,12 @@ from typing import Any
 from sae_cli.config.convert import load_config, load_flat, to_yaml
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
-from sae_cli.files import naming, parse_json, read_json, replace_atomically, sha256_of, write_json
+from sae_cli.files import naming, parse_json, read_json, refuse_newer, replace_atomically, sha256_of, write_json
 
 SEALED = ("config.yaml", "overrides.txt", "metrics.jsonl", "sae.safetensors", "true_features.safetensors")
 """Files whose SHA-256 the status of a finished run holds; JSON files hold their own."""
+VERSIONS = {"eval.json": 1, "compare.json": 1}
+"""Format versions of the JSON files of a run; the others are of version 1 and do not say so."""
 PACKAGES = ("torch", "transformer-lens", "transformers", "hydra-core", "wandb", "safetensors")
 
 
@@ -75,12 +77,14 @@ class RunDirectory:
         return self.record("eval.json") if (self.path / "eval.json").exists() else None
 
     def record(self, name: str) -> dict[str, Any]:
-        """Read one of the run's JSON files; UserError names it if it is missing or damaged."""
+        """Read one of the run's JSON files; UserError names it if it is missing, damaged or of a later version."""
         try:
-            return read_json(self.path / name)
+            value = read_json(self.path / name)
+            refuse_newer(self.path / name, value.get("version"), VERSIONS.get(name, 1))
+            return value
         except FileNotFoundError:
             raise UserError(f"{self.path / name} is missing") from None
-        except ValueError as error:
+        except (ValueError, AttributeError) as error:  # AttributeError: JSON, but not of a record
             raise UserError(f"{self.path / name}: damaged ({error})") from error
 
     def check(self, name: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, replacing, write_json
+from sae_cli.files import read_json, refuse_newer, replacing, write_json
 from sae_cli.sources import Split
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def read_manifest(folder: Path) -> Manifest:
 def check_version(path: Path, data: dict[str, Any]) -> None:
     """Refuse a file of another format version. Raises UserError."""
     found = data.get("format_version")
+    refuse_newer(path, found, FORMAT_VERSION)
     if found != FORMAT_VERSION:
         remedy = f"delete {path.parent} and run `sae cache` again"
         raise UserError(f"{path}: cache format version {found}, this program reads {FORMAT_VERSION}; {remedy}")

@@ -47,20 +47,25 @@ class SAE:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def forward(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return latents (B, F) and reconstructions (B, D) of activations (B, D), raw units in and out."""
+        """Return latents (..., F) and reconstructions (..., D) of activations (..., D), raw units in and out."""
         acts_BF = self.encode(x_BD)
         x_hat_BD = self.decode(acts_BF)
-        return acts_BF, x_hat_BD if self.input_norm == "scalar" else x_hat_BD * row_scale(x_BD)
+        return acts_BF, x_hat_BD if self.input_norm == "scalar" else x_hat_BD * row_scale(x_BD.to(x_hat_BD))
 
     def encode(self, x_BD: Tensor) -> Tensor:
-        """Return latents (B, F) of activations (B, D) in raw units."""
+        """Return latents (..., F) of activations (..., D) in raw units, on the device and in the precision of the SAE.
+
+        Each vector is encoded by itself, so the leading axes may be rows, or sequences and their positions.
+        """
+        rows_ND = x_BD.to(self.W_enc_DF).reshape(-1, x_BD.shape[-1])
         if self.input_norm == "row":
-            x_BD = x_BD / row_scale(x_BD)
-        m_BF = (x_BD - self.b_dec_D) @ self.W_enc_DF
-        return NONLINEARITIES[self.nonlinearity].infer(m_BF, {"b_enc": self.b_enc_F, **self.stored}, self.k)
+            rows_ND = rows_ND / row_scale(rows_ND)
+        m_NF = (rows_ND - self.b_dec_D) @ self.W_enc_DF
+        acts_NF = NONLINEARITIES[self.nonlinearity].infer(m_NF, {"b_enc": self.b_enc_F, **self.stored}, self.k)
+        return acts_NF.view(*x_BD.shape[:-1], acts_NF.shape[-1])
 
     def decode(self, acts_BF: Tensor) -> Tensor:
-        """Return reconstructions (B, D), in raw units; with input_norm=row in units in which ||x||^2 = D."""
+        """Return reconstructions (..., D), raw units; with input_norm=row in units in which ||x||^2 = D."""
         return acts_BF @ self.W_dec_FD + self.b_dec_D
 
     def to(self, device: str | torch.device) -> "SAE":

@@ -245,6 +245,7 @@ class Trainer:
                 "hook_name": config.model.hook,
                 "context_size": config.model.context,
                 "prepend_bos": config.model.prepend_bos,
+                "drop_bos": config.model.drop_bos,
             }
         return metadata
 

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Bad input. The message is one line that names the key or file and the fix."""
 
+    def __init__(self, message: str) -> None:
+        # What it quotes may hold line ends, or codes that a terminal obeys.
+        super().__init__("".join(one if one.isprintable() else " " for one in message))
+
 
 def suggest(word: str, options: Iterable[str], count: int = 3) -> str:
     """Return ` Did you mean ...?` for the options nearest to `word`, or an empty string.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, sync_folder, write_json
+from sae_cli.files import open_new, read_json, sync_folder, write_json
 from sae_cli.sources import Split
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def write_tensors(path: Path, tensors: Tensors, chunks: Iterable[Any]) -> Stored
     """Write a safetensors file atomically from buffers that hold the tensors' bytes in order."""
     digest, size = hashlib.sha256(), 0
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    with open_new(temporary) as stream:
         for chunk in (header_bytes(tensors), *chunks):
             stream.write(chunk)
             digest.update(chunk)

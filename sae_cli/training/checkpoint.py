@@ -9,6 +9,7 @@ the step are the whole state; the step says which stage of `sae.grow` it is.
 import hashlib
 import json
 import logging
+import operator
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ def saved_steps(folder: Path) -> list[int]:
     for file in sorted(folder.glob("step-*")):
         try:
             if file.is_dir():
-                steps.append(read_json(file / EXTRA)["step"])
+                steps.append(operator.index(read_json(file / EXTRA)["step"]))
                 continue
             with safe_open(file, "pt") as opened:
                 steps.append(int(opened.metadata()["step"]))
@@ -113,8 +114,8 @@ def is_sound(folder: Path, step: int) -> bool:
             sound = metadata.keys() == {"step", "extra"} and told in (None, _sha256(tensors, metadata))
         else:
             hashes = read_json(shards / EXTRA).get("sha256", {})
-            sound = all(sha256_of(shards / name) == value for name, value in hashes.items())
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+            sound = all(sha256_of(shards / Path(name).name) == value for name, value in hashes.items())
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError):
         sound = False
     if not sound:
         log.warning("ignoring the damaged checkpoint of step %d in %s", step, folder)
@@ -132,11 +133,27 @@ def _sha256(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 @torch.no_grad()
 def load_checkpoint(folder: Path, stepper: Stepper, member: int, step: int) -> dict[str, Any]:
-    """Fill a member's live tensors from the checkpoint of `step`; return what was saved as `extra`."""
-    file, live = checkpoint_file(folder, step), member_tensors(stepper, member)
-    if not file.exists():
-        return _load_shards(shards_folder(folder, step), stepper, live, member)
+    """Fill a member's live tensors from the checkpoint of `step`; return what was saved as `extra`.
 
+    Raises UserError if it does not hold them.
+    """
+    file, live = checkpoint_file(folder, step), member_tensors(stepper, member)
+    path, load = (file, _load_file) if file.exists() else (shards_folder(folder, step), _load_shards)
+    try:
+        extra = load(path, stepper, live, member)
+        if not isinstance(extra, dict):
+            raise ValueError("no state beside the tensors")
+        return extra
+    except UserError:
+        raise
+    except Exception as error:  # those of safetensors, JSON and torch.distributed share no base class
+        raise UserError(
+            f"{path}: not a checkpoint of this run ({error}); delete it, and run the command again"
+        ) from error
+
+
+def _load_file(file: Path, stepper: Stepper, live: dict[str, Tensor], member: int) -> Any:
+    """Fill live tensors from one file; return what was saved as `extra`."""
     with safe_open(file, "pt") as opened:
 
         def own(name: str) -> Tensor:
@@ -211,7 +228,7 @@ def _save_shards(folder: Path, stepper: Stepper, live: dict[str, Tensor], step: 
     ranks.wait()
 
 
-def _load_shards(folder: Path, stepper: Stepper, live: dict[str, Tensor], member: int) -> dict[str, Any]:
+def _load_shards(folder: Path, stepper: Stepper, live: dict[str, Tensor], member: int) -> Any:
     """Fill live tensors from the folder of any number of ranks; return what was saved as `extra`."""
     from torch.distributed.checkpoint import HuggingFaceStorageReader
     from torch.distributed.checkpoint import load as load_distributed

@@ -3,7 +3,7 @@
 import re
 from random import Random
 
-NUMBERS = [b"0", b"-1", b"1e999", b"NaN", b"99999999999999999999", b"0.5", b"null", b"true", b"1e-400", b"2147483648"]
+NUMBERS = [b"0", b"-1", b"1e999", b"NaN", b"99999999999999999999", b"0.5", b"null", b"true", b"1e-400", b"2147483648", b"9" * 400, b"9" * 5000]  # fmt: skip
 WORDS = [
     b"[", b"]", b"{", b"}", b'"', b"'", b"\\", b"\n", b"\0", b"../", b"/etc/passwd", b"${oc.env:HOME}", b"${name}",
     b"!!python/object/apply:os.system ['true']", b"&a [*a]", b"<script>", b"\xff\xfe", b"=", b",", b"~", b"+", b"@",

@@ -50,7 +50,7 @@ def _sae_lens(folder: Path) -> SAE:
     scale, norm = 1.0, cfg.get("normalize_activations") or "none"
     if norm in ("expected_average_only_in", True):
         file = folder / "activation_scaler.json"
-        scale = read_json(file).get("scaling_factor") if file.exists() else None
+        scale = read_json(file).get("scaling_factor") if file.exists() else 0.0
         if not (type(scale) in (int, float) and 0 < scale < 1e30):
             raise UserError(f"normalize_activations {norm} needs scaling_factor in {file.name}; or fold it in SAELens")
     elif norm not in ("none", "constant_norm_rescale"):

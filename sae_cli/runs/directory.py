@@ -77,11 +77,11 @@ class RunDirectory:
         return self.record("eval.json") if (self.path / "eval.json").exists() else None
 
     def record(self, name: str, **kinds: type) -> dict[str, Any]:
-        """Read one of the run's JSON files; UserError names it if it is missing, or damaged: a key is of another kind."""
+        """Read one of the run's JSON files; UserError names it if it is missing, damaged or a key of another kind."""
         try:
             value = read_json(self.path / name)
             if not isinstance(value, dict):
-                raise ValueError("not a JSON object")
+                raise ValueError(f"holds {type(value).__name__}, not dict")
             if wrong := [key for key, kind in kinds.items() if not isinstance(value.get(key), kind)]:
                 raise ValueError(f"{', '.join(wrong)} missing or of another kind")
             return value

@@ -1,7 +1,6 @@
 """Targets that are results: SAEs of every layout, and the files of a run."""
 
 import json
-
 from pathlib import Path
 
 from sae_cli.config.compose import compose
@@ -54,7 +53,8 @@ def _encode(folder: Path) -> None:
 def _show(folder: Path) -> None:
     points = collect([folder])
     for data, draw in (show_run(points[0]), show_sweep(points, [folder])):
-        assert json.dumps(data, allow_nan=False) and draw(80, False)
+        assert json.dumps(data, allow_nan=False)
+        assert draw(80, False)
     examine_path(folder)
     training_figure(RunDirectory(folder).metrics())
     open_subjects([folder])

@@ -8,6 +8,10 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Bad input. The message is one line that names the key or file and the fix."""
 
+    def __init__(self, message: str) -> None:
+        # What it quotes may hold line ends, or codes that a terminal obeys.
+        super().__init__("".join(one if one.isprintable() else " " for one in message))
+
 
 _FULL = "no space left on the disk: free some, then the same command goes on where it stopped"
 _CLOSED = "it may not be written or read: change that, or set runs_dir, cache.dir or --out to another folder"

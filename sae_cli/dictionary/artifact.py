@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, refuse_newer, replace_atomically, sha256_of, write_json
+from sae_cli.files import open_new, read_json, refuse_newer, replace_atomically, sha256_of, write_json
 from sae_cli.ranks import Ranks
 
 ARTIFACT_VERSION = 1
@@ -124,7 +124,7 @@ def _begin(file: Path, shares: dict[str, Tensor], count: int) -> dict[str, np.me
     header = {n: {"dtype": "F32", "shape": shapes[n], "data_offsets": offsets[n]} for n in shapes}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("wb") as stream:
+    with open_new(file) as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         stream.truncate(8 + len(text) + ends[-1])
     return {n: np.memmap(file, "<f4", "r+", 8 + len(text) + offsets[n][0], shapes[n]) for n in shapes}
@@ -152,7 +152,7 @@ def load_sae(folder: Path) -> SAE:
         input_norm = cfg.get("input_norm", "scalar")
         if cfg.get("weights_sha256", sha := sha256_of(folder / "sae.safetensors")) != sha:
             raise ValueError("sae.safetensors is not what cfg.json was written with")
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} holds a damaged SAE artefact: {error}") from error
     if nonlinearity not in NONLINEARITIES:
         raise UserError(f"{folder / 'cfg.json'}: unknown nonlinearity {nonlinearity!r}; is it of a newer sae-cli?")
@@ -161,8 +161,11 @@ def load_sae(folder: Path) -> SAE:
     named: dict[str, Tensor] = {}
     for key, (name, axes) in shapes.items():
         shape = tuple(sizes[axis] for axis in axes)
-        if key not in tensors or tuple(tensors[key].shape) != shape:
-            raise UserError(f"{folder / 'sae.safetensors'}: {key} must have shape {shape}")
-        named[name] = tensors[key]
+        if key not in tensors or tuple(tensors[key].shape) != shape or not tensors[key].is_floating_point():
+            raise UserError(f"{folder / 'sae.safetensors'}: {key} must have shape {shape}, in floats")
+        named[name] = tensors[key].float()
+    sound = type(k) is int and k >= (nonlinearity == "topk") and isinstance(metadata, dict)
+    if not sound or input_norm not in ("scalar", "row"):
+        raise UserError(f"{folder / 'cfg.json'}: k={k}, input_norm={input_norm} or metadata is not sound")
     stored = {name: named.pop(name) for name in NONLINEARITIES[nonlinearity].stored}
     return SAE(nonlinearity, k=k, stored=stored, input_norm=input_norm, metadata=metadata, **named)

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -12,7 +11,7 @@ from typing import Any, TextIO
 from sae_cli.assets import WIKI
 from sae_cli.config.schema_data import TextConfig
 from sae_cli.errors import UserError, suggest
-from sae_cli.files import sha256_of, short_hash
+from sae_cli.files import parse_json, sha256_of, short_hash
 from sae_cli.sources import Split
 
 BUNDLED = {"bundled:wiki": WIKI}
@@ -150,9 +149,9 @@ def _file_records(path: Path, field: str, cut: int) -> Iterator[tuple[dict[str, 
                 if not line.strip():
                     continue
                 try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"text.path: {path} line {number} is not JSON ({error.msg})") from error
+                    record = parse_json(line)
+                except ValueError as error:
+                    raise UserError(f"text.path: {path} line {number} is not JSON ({error})") from error
                 if not isinstance(record, dict):
                     raise UserError(f"text.path: {path} line {number} is not a JSON object with a key {field!r}")
                 yield record, f"{path} line {number}"

@@ -102,21 +102,13 @@ def command_page() -> str:
 
 
 def _command(command: Any, name: str) -> Iterator[str]:
-    arguments = [p for p in command.params if p.param_type_name == "argument"]
-    usage = " ".join([name, *(p.make_metavar(command.context_class(command)) for p in arguments)])
-    yield f"## `{usage}`"
+    context = command.context_class(command, info_name=name)
+    yield f"## {name}"
+    yield f"```text\n{' '.join([name, *command.collect_usage_pieces(context)])}\n```"
     yield escape(command.help or "")
-    rows = []
-    for param in command.params:
-        if param.param_type_name == "argument":
-            shown = param.make_metavar(command.context_class(command))
-        else:
-            value = "" if param.is_flag else f" {param.make_metavar(command.context_class(command))}"
-            shown = ", ".join([*param.opts, *param.secondary_opts]) + value
-        plain = param.param_type_name == "option" and not param.is_flag and param.default not in (None, "")
-        rows.append([f"`{shown}`", (param.help or "") + (f" Default: {param.default}." if plain else "")])
-    if rows:
-        yield table(["argument or option", "meaning"], rows)
+    records = [record for param in command.params if (record := param.get_help_record(context))]
+    if records:
+        yield table(["argument or option", "meaning"], [[f"`{shown}`", text] for shown, text in records])
     for child, sub in getattr(command, "commands", {}).items():
         yield from _command(sub, f"{name} {child}")
 

@@ -10,7 +10,7 @@ from tests.docs.blocks import ROOT, Block
 from tests.test_recipes import BRIEF
 
 PROGRAMS = ["sae", "python", "python3", "pip", "make", "wandb", "torchrun", "git", "ray", "squeue", "scancel", "sinfo", "hf"]
-PROGRAMS += ["ls", "rm", "cp", "mkdir", "cat", "head", "sbatch", "touch"]
+PROGRAMS += ["ls", "rm", "cp", "mkdir", "cat", "head", "sbatch", "truncate"]
 COPIED = ["sae_cli", "conf", "sweeps", "tests", "docs", "README.md", "CONTRIBUTING.md", "pyproject.toml"]
 END = "\x1e"
 BASH = str(shutil.which("bash"))
@@ -29,7 +29,7 @@ def recorded(text: str, folder: Path) -> list[list[str]]:
     log.write_text("")
     builtins = "cd() { :; }; source() { :; }\n"
     done = subprocess.run(
-        [BASH, "-c", builtins + text], env={"PATH": str(programs)}, cwd=folder, capture_output=True, text=True
+        [BASH, "-r", "-c", builtins + text], env={"PATH": str(programs)}, cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
     return [record.split("\0")[:-1] for record in log.read_text().split(END)[:-1]]

@@ -87,7 +87,10 @@ def key_page() -> str:
 
 def group_page() -> str:
     """Return every group with its choices, and the grid files."""
-    lines = ["# Groups", "A choice is taken by `GROUP=CHOICE`; `sae config cp GROUP/CHOICE DIR` copies its file to change it."]
+    lines = [
+        "# Groups",
+        "A choice is taken by `GROUP=CHOICE`; `sae config cp GROUP/CHOICE DIR` copies its file to change it.",
+    ]
     for group in (*GROUPS, "sweeps"):
         more = ["Grid files, run by `sae sweep NAME`."] if group == "sweeps" else []
         rows = [[f"`{name}`", header(path)] for name, path in choices(group).items()]

@@ -31,11 +31,15 @@ def panel(index: int, title: str, axis: str, x: Tensor, curves: dict[str, Tensor
         place = left + (value - low) / (high - low) * WIDTH
         drawn.append(f'<text x="{place:.0f}" y="{TOP + HEIGHT + 15}" text-anchor="middle">{value:g}</text>')
     for value in (0, top / 2, top):
-        drawn.append(f'<text x="{left - 6}" y="{TOP + HEIGHT * (1 - value / top) + 4:.0f}" text-anchor="end">{value:g}</text>')
+        drawn.append(
+            f'<text x="{left - 6}" y="{TOP + HEIGHT * (1 - value / top) + 4:.0f}" text-anchor="end">{value:g}</text>'
+        )
     for number, (name, y) in enumerate(curves.items()):
         look = f'stroke="{COLOURS[number]}" stroke-width="2" stroke-dasharray="{DASHES[number]}" fill="none"'
         for part in pieces(x, y, top):
-            points = " ".join(f"{left + (a - low) / (high - low) * WIDTH:.1f},{TOP + HEIGHT * (1 - b / top):.1f}" for a, b in part)
+            points = " ".join(
+                f"{left + (a - low) / (high - low) * WIDTH:.1f},{TOP + HEIGHT * (1 - b / top):.1f}" for a, b in part
+            )
             drawn.append(f'<polyline points="{points}" {look}/>')
         row = TOP + 16 + 16 * number
         drawn.append(f'<line x1="{left + 8}" y1="{row - 4}" x2="{left + 36}" y2="{row - 4}" {look}/>')
@@ -68,11 +72,18 @@ def prolu() -> str:
         m = torch.linspace(-1, 3, 101)
         b = torch.full((101, 1), -1.0, requires_grad=True)
         settings = [SAEConfig(nonlinearity=name)]
-        f = torch.stack([NONLINEARITIES[name].latents(m[i].view(1, 1, 1), {"b_enc": b[i].view(1, 1, 1)}, settings) for i in range(101)])
+        f = torch.stack(
+            [
+                NONLINEARITIES[name].latents(m[i].view(1, 1, 1), {"b_enc": b[i].view(1, 1, 1)}, settings)
+                for i in range(101)
+            ]
+        )
         f.sum().backward()
         shown = name if name == "relu" else "ProLU"
         values[shown], slopes[name] = f.detach().flatten(), b.grad.flatten()
-    return svg([panel(0, "latent f, bias -1", "m", m, values, 3), panel(1, "gradient of f for the bias", "m", m, slopes, 3)])
+    return svg(
+        [panel(0, "latent f, bias -1", "m", m, values, 3), panel(1, "gradient of f for the bias", "m", m, slopes, 3)]
+    )
 
 
 def phi() -> str:

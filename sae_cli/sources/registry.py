@@ -149,8 +149,8 @@ def check_unchanged(config: Config, fingerprint: str, path: Path) -> None:
         if config.source.kind == "language_model":
             names = f"the weights or tokenizer of model.path={config.model.path}, or text={config.text.name},"
         raise UserError(
-            f"{path}: {names} changed since it was trained (fingerprint {fingerprint}, now {now}): put back what it was "
-            "trained on, or train again"
+            f"{path}: {names} changed since it was trained (fingerprint {fingerprint}, now {now}): put back what it "
+            "was trained on, or train again"
         )
 
 

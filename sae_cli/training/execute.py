@@ -279,5 +279,5 @@ def _log_file(path: Path) -> Iterator[None]:
 class _File(logging.FileHandler):
     """A log that a full disk cuts short without a word: what else is written there tells of it."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (its name in logging)
+    def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing."""

@@ -9,7 +9,21 @@ from pathlib import Path
 from tests.docs.blocks import ROOT, Block
 from tests.test_recipes import BRIEF
 
-PROGRAMS = ["sae", "python", "python3", "pip", "make", "wandb", "torchrun", "git", "ray", "squeue", "scancel", "sinfo", "hf"]
+PROGRAMS = [
+    "sae",
+    "python",
+    "python3",
+    "pip",
+    "make",
+    "wandb",
+    "torchrun",
+    "git",
+    "ray",
+    "squeue",
+    "scancel",
+    "sinfo",
+    "hf",
+]
 PROGRAMS += ["ls", "rm", "cp", "mkdir", "cat", "head", "sbatch", "truncate"]
 COPIED = ["sae_cli", "conf", "sweeps", "tests", "docs", "README.md", "CONTRIBUTING.md", "pyproject.toml"]
 END = "\x1e"
@@ -52,9 +66,18 @@ class Checkout:
         programs = folder / "bin"
         programs.mkdir()
         brief = " ".join([*BRIEF, "model.context=32", "eval.contexts=1"])
-        self._program(programs / "sae", f'case "$1 $2" in "cache verify") ;; sweep*) set -- "$@" {brief} ;; cache*|train*) first=$1; shift; set -- $first {brief} "$@" ;; esac', "-m sae_cli")
+        self._program(
+            programs / "sae",
+            f'case "$1 $2" in "cache verify") ;; sweep*) set -- "$@" {brief} ;; cache*|train*) first=$1; shift; set -- $first {brief} "$@" ;; esac',
+            "-m sae_cli",
+        )
         self._program(programs / "python", "", "")
-        settings = {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder)}
+        settings = {
+            "WANDB_MODE": "offline",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(self.folder),
+        }
         settings |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
         self.environment = {**os.environ, **settings, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
 

@@ -120,6 +120,7 @@ def test_keys_and_options_in_the_text_exist(page: Path) -> None:
             name, *rest = code.split()[1:]
             command = get_command(app).commands.get(name)  # type: ignore[attr-defined]
             assert command or name.startswith("-") or name == "COMMAND", code
-            options = {option for param in getattr(command, "params", []) for option in (*param.opts, *param.secondary_opts)}
+            options = {
+                option for param in getattr(command, "params", []) for option in (*param.opts, *param.secondary_opts)
+            }
             assert {word for word in rest if word.startswith("--")} <= options | {"--help"}, code
-

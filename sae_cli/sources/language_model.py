@@ -129,8 +129,8 @@ class LanguageModel:
 
         if (largest := int(tokens_CT.max())) >= self.vocabulary:
             raise UserError(
-                f"model.path={self.settings.path}: its tokenizer gives token {largest}, but it has {self.vocabulary} "
-                "embeddings: put the tokenizer that it was trained with into its folder"
+                f"model.path={self.settings.path}: its tokenizer gives token {largest}, the model knows only "
+                f"{self.vocabulary} tokens: put the tokenizer that it was trained with into its folder"
             )
         found: dict[str, Tensor] = {}
 

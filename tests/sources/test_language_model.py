@@ -290,7 +290,7 @@ def test_a_folder_without_a_tokenizer_or_with_another_model_s_is_refused(tiny, t
         (tmp_path / file).symlink_to(TINY / file)
     with pytest.raises(UserError, match=r"holds no tokenizer: write one there with tokenizer\.save_pretrained"):
         LanguageModel(config_of(path=str(tmp_path)).model, "cpu")
-    with pytest.raises(UserError, match=r"gives token 4096, but it has 4096 embeddings"):
+    with pytest.raises(UserError, match=r"gives token 4096, the model knows only 4096 tokens"):
         tiny.read(torch.tensor([[0, 4096]]), [HOOK])
 
 

@@ -95,7 +95,9 @@ class LanguageModel:
     def check_hook(self, hook: str) -> None:
         """Raise UserError with the nearest names if the model has no such hook; aliases count."""
         if hook not in self._points:
-            raise UserError(f"model.hook={hook}: {self.settings.path} has no such hook.{suggest(hook, self._points)}")
+            layers = f" Its layers end at blocks.0.hook_out to blocks.{self._bridge.cfg.n_layers - 1}.hook_out"
+            near = suggest(hook, self._points) or layers
+            raise UserError(f"model.hook={hook}: {self.settings.path} has no such hook.{near}")
 
     def d_model(self, hook: str) -> int:
         """Return the width D at a hook, from a forward pass."""
@@ -125,6 +127,11 @@ class LanguageModel:
         """
         from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
+        if (largest := int(tokens_CT.max())) >= self.vocabulary:
+            raise UserError(
+                f"model.path={self.settings.path}: its tokenizer gives token {largest}, the model knows only "
+                f"{self.vocabulary} tokens: put the tokenizer that it was trained with into its folder"
+            )
         found: dict[str, Tensor] = {}
 
         def keep(hook: str, value: Tensor) -> None:
@@ -326,6 +333,8 @@ def _boot(model: ModelConfig, device: str) -> Any:
             remedy = "check the name, run once with a network, or set model.path to a local folder"
             if folder:
                 remedy = "check the folder's files"
+                if not any(any(folder.glob(name)) for name in ("*token*", "vocab*")):
+                    remedy = "it holds no tokenizer: write one there with tokenizer.save_pretrained"
             raise UserError(f"model.path={model.path} cannot be loaded ({reason}): {remedy}") from error
     bridge.eval().requires_grad_(False)
     log.info("loaded %s on %s", model.path, device)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sae_cli.config.combinations import SIZED
 from sae_cli.config.convert import to_dict
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
@@ -13,17 +14,7 @@ from sae_cli.sources import ActivationSource, RowSource, Split
 
 log = logging.getLogger(__name__)
 
-SYNTHETIC = (
-    "three_features",
-    "features",
-    "chanin",
-    "sharkey",
-    "tms",
-    "tree",
-    "sanity",
-    "synthbench",
-    "hierarchical",
-)
+SYNTHETIC = ("three_features", "features", *SIZED)
 CACHED = ("language_model", "vectors")
 SOURCES = (*CACHED, *SYNTHETIC)
 

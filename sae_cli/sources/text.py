@@ -41,10 +41,10 @@ def documents(text: TextConfig, split: Split) -> Iterator[str]:
     if not total:
         raise UserError(f"text={text.name}: {_where(text)} holds no text: give another text.path or text.dataset")
     if not found:
+        change = f"{'raise' if split == 'validation' else 'lower'} text.validation (now {text.validation})"
         raise UserError(
-            f"text={text.name}: none of the {total} documents of {_where(text)} falls into the {split} part: "
-            f"change text.validation (now {text.validation}), give more documents, or cut .txt files into them "
-            f"(text.cut={text.cut // 2 or 4000})"
+            f"text={text.name}: none of the {total} documents of {_where(text)} falls into the {split} part: {change}, "
+            f"give more documents, or cut .txt files into more (text.cut={text.cut // 2 or 4000})"
         )
 
 
@@ -60,8 +60,7 @@ def text_fingerprint(text: TextConfig) -> str:
     elif folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         content = [content_hash(folder, files), text.subset, text.split]
-    cut = [text.cut] if text.cut else []
-    return short_hash([content, text.field, text.validation, text.max_documents, *cut])
+    return short_hash([content, text.field, text.validation, text.max_documents, *([text.cut] if text.cut else [])])
 
 
 def content_hash(root: Path, files: Iterable[Path]) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.docs.blocks import ROOT, Block
+from tests.docs.server import CLIENT
 from tests.test_recipes import BRIEF
 
 PROGRAMS = ["sae", "python", "python3", "pip", "make", "wandb", "torchrun", "ray", "hf"]
@@ -19,7 +20,8 @@ BRIEFLY = """case "$1 $2" in
     sweep*) set -- "$@" {0} ;;
     cache*|train*) first=$1; shift; set -- "$first" {0} "$@" ;;
 esac
-set -- -m sae_cli "$@\""""
+exec '{1}' -IS '{2}' "$@"
+"""
 
 
 def recorded(text: str, folder: Path) -> list[list[str]]:
@@ -45,7 +47,8 @@ class Checkout:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, programs = folder / "checkout", folder / "bin"
+        self.folder, self.socket, programs = folder / "checkout", folder / "socket", folder / "bin"
+        self.server: subprocess.Popen[str] | None = None
         self.folder.mkdir()
         programs.mkdir()
         for name in COPIED:
@@ -53,9 +56,12 @@ class Checkout:
             copy(ROOT / name, self.folder / name)
         for name in ("conf", "sweeps"):  # an installation maps them to the real checkout
             (self.folder / "sae_cli" / name).symlink_to(self.folder / name)
-        brief = BRIEFLY.format(" ".join([*BRIEF, "model.context=32", "eval.contexts=1"]))
-        for name, prepare in {"sae": brief, "python": "", "python3": ""}.items():
-            (programs / name).write_text(f"#!/bin/sh\n{prepare}\nexec '{sys.executable}' \"$@\"\n")
+        client = folder / "client.py"
+        client.write_text(CLIENT.format(str(self.socket)))
+        brief = BRIEFLY.format(" ".join([*BRIEF, "model.context=32", "eval.contexts=1"]), sys.executable, client)
+        python = f"exec '{sys.executable}' \"$@\"\n"
+        for name, text in {"sae": brief, "python": python, "python3": python}.items():
+            (programs / name).write_text(f"#!{BASH}\n{text}")
             (programs / name).chmod(0o755)
         settings = {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         settings |= {"PYTHONPATH": str(self.folder), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -65,11 +71,15 @@ class Checkout:
         """Do what a block says; AssertionError with what was printed if it fails."""
         if block.note or (block.language in ("text", "json", "yaml") and not block.title):
             return
+        if block.title.endswith(".py") or block.language == "diff":
+            self.close()  # what the server has imported is not what is there any more
         if block.title:
             file = self.folder / block.title
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block.text)
             return
+        if block.language == "sh" and not self.server:
+            self._serve()
         words = {"sh": [BASH, "-euo", "pipefail", "-s"], "python": ["python", "-"], "diff": ["git", "apply", "-"]}
         done = subprocess.run(
             words[block.language],
@@ -82,3 +92,17 @@ class Checkout:
             timeout=600,
         )
         assert done.returncode == 0, f"{block}: {done.stdout[-4000:]}"
+
+    def _serve(self) -> None:
+        words = [sys.executable, "-m", "tests.docs.server", str(self.socket)]
+        self.server = subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, text=True)
+        assert self.server.stdout
+        assert self.server.stdout.readline() == "ready\n"
+
+    def close(self) -> None:
+        """End the process that answers `sae`."""
+        if self.server:
+            self.server.kill()
+            self.server.communicate()
+            self.server = None
+            self.socket.unlink()

@@ -1,5 +1,6 @@
 """The site: built without a warning, complete, without a request to anywhere, usable on a phone."""
 
+import json
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -88,8 +89,18 @@ def test_pages_fit_and_search_works_from_the_disk(site: Path, browser: Any, size
     else:
         page.click("input.md-search__input")
     page.wait_for_function("document.querySelector('.md-search-result__meta').innerText.startsWith('Type')")
-    page.fill("input.md-search__input", "shrinkage")
+    page.locator("input.md-search__input").press_sequentially("shrinkage")
     page.wait_for_function("document.querySelectorAll('.md-search-result__link').length > 2")
     assert problems == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "about:", "blob:"))] == []
     page.close()
+
+
+def test_a_notebook_becomes_a_page(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "text"]},
+        {"cell_type": "code", "source": ["print(1)"], "outputs": [{"output_type": "stream", "text": ["1\n"]}]},
+    ]
+    (tmp_path / "one.ipynb").write_text(json.dumps({"cells": cells}))
+    expected = "# Title\ntext\n\n```python\nprint(1)\n```\n\n```text\n1\n```"
+    assert HOOKS.notebook(tmp_path / "one.ipynb") == expected

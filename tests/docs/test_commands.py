@@ -23,7 +23,13 @@ from tests.docs.blocks import LANGUAGES, PAGES, ROOT, RUN, Block, blocks_of, ide
 from tests.docs.shell import recorded
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-COMMANDS = [block for block in BLOCKS if block.language == "sh"]
+MANY = [pytest.mark.slow]
+"""Of the pages of results, which have the most commands."""
+COMMANDS = [
+    pytest.param(block, marks=MANY if block.page.parent.name == "results" else [])
+    for block in BLOCKS
+    if block.language == "sh" and block.page.name != "errors.md"  # test_errors.py runs those
+]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)

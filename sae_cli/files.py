@@ -3,23 +3,57 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from sae_cli.errors import UserError
 
 HASH, HASH_LENGTH = "content_hash", 16
 """Key under which a JSON file holds the short hash of all else in it, so that no flipped bit is read as a number."""
+MOST_HASHES = 16
+"""Values that are tried as that hash where none has its name: no file of ours has as many that look like one."""
 
 
 def replace_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash leaves the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    with replacing(path) as stream:
         stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream whose content is that of `path` after the block, atomically; an error leaves no part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path), open_new(temporary) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):  # where nothing may be written nothing is there
+            temporary.unlink()
+        raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have the system's errors in the block name `path`: those of writing name no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Begin a file in the place of whatever has its name; a link there is not followed."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def sync_folder(path: Path) -> None:
@@ -48,9 +82,12 @@ def parse_json(text: str) -> Any:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises ValueError if it is none, or holds a hash that is not of its content."""
+    refuse_special(path)
     value = parse_json(path.read_text(encoding="utf-8"))
     if isinstance(value, dict):
-        names = [HASH] if HASH in value else [key for key, other in value.items() if _could_be_hash(other)]
+        names = (
+            [HASH] if HASH in value else [key for key, other in value.items() if _could_be_hash(other)][:MOST_HASHES]
+        )
         for name in names:
             rest = {key: other for key, other in value.items() if key != name}
             # a file without a hash is older, unless the hash stands there under a damaged name
@@ -60,12 +97,25 @@ def read_json(path: Path) -> Any:
     return value
 
 
+def refuse_newer(path: Path, version: Any, known: int) -> None:
+    """Raise UserError if a file is of a later format version than the last that this program knows."""
+    if type(version) is int and version > known:
+        raise UserError(f"{path}: format version {version}, this sae-cli reads up to {known}: pip install -U sae-cli")
+
+
 def _could_be_hash(value: Any) -> bool:
     return isinstance(value, str) and len(value) == HASH_LENGTH
 
 
+def refuse_special(path: Path) -> None:
+    """Raise ValueError for what is there but no file, such as a device without end or a pipe that nobody writes to."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not an ordinary file")
+
+
 def sha256_of(path: Path) -> str:
-    """Return the hex SHA-256 of a file, read in blocks."""
+    """Return the hex SHA-256 of a file, read in blocks. Raises ValueError if it is not an ordinary one."""
+    refuse_special(path)
     digest, block = hashlib.sha256(), memoryview(bytearray(1 << 22))
     with path.open("rb", buffering=0) as stream:
         while count := stream.readinto(block):

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sae_cli.config.check import check, value_problems
-from sae_cli.config.convert import from_dict, one_line, problem_with, unknown_key
+from sae_cli.config.convert import from_dict, one_line, problem_with, refuse_resolvers, unknown_key
 from sae_cli.config.groups import GROUPS, choices, shipped_folder, user_folder
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError, suggest
@@ -89,7 +89,7 @@ def _parse(word: str) -> Override:
         raise UserError(f"{word}: overrides are written key=value")
     try:
         return OverridesParser.create().parse_override(word)
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         reason = str(error).splitlines()[0].split(" expecting ")[0]
         hint = "quote special characters, as in \"key='a, b'\""
         raise UserError(f"{word}: not a valid override ({reason}); {hint}") from error
@@ -132,8 +132,11 @@ def _compose(overrides: list[str], config_dir: str | None) -> dict[str, Any]:
     try:
         with hydra.initialize_config_dir(str(folder), version_base=VERSION_BASE):
             composed = hydra.compose(primary, [*overrides, "hydra.searchpath=[pkg://sae_cli.conf]"])
+            refuse_resolvers(OmegaConf.to_container(composed))
             return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # what Hydra raises for a file that is not sound shares no base class
         raise UserError(_reason(error)) from error
     finally:
         # A job of a Hydra application may compose too, and its own state must survive.

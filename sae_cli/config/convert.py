@@ -1,6 +1,7 @@
 """A Config to and from plain dictionaries and YAML, strictly."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
@@ -41,10 +42,11 @@ def from_dict(data: dict[str, Any]) -> Config:
 
     UserError on unknown keys, wrong types and missing values, all of them in one line.
     """
+    refuse_resolvers(data)
     try:
         merged = OmegaConf.merge(_schema(), data)
         problems = [f"{key} is not set: {by_name()[key].text}" for key in sorted(OmegaConf.missing_keys(merged))]
-    except (OmegaConfBaseException, ValueError):
+    except (OmegaConfBaseException, ValueError, OverflowError):
         # The merge stops at the first problem; leaf by leaf all of them are found.
         problems = [problem for key, value in _leaves(data) if (problem := problem_with(key, value))]
         if not problems:
@@ -56,10 +58,25 @@ def from_dict(data: dict[str, Any]) -> Config:
     return config
 
 
+def parse_yaml(text: str) -> Any:
+    """Return what YAML says, by the safe loader. Raises yaml.YAMLError, ValueError or RecursionError."""
+    # With aliases a few lines can stand for more than any memory holds.
+    if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=SAFE_LOADER)):
+        raise ValueError("aliases (*name) are not read: write the values out")
+    return yaml.load(text, Loader=SAFE_LOADER)
+
+
+def refuse_resolvers(data: Any) -> None:
+    """Raise UserError for a value that has OmegaConf call a function, such as the one that reads the environment."""
+    for key, value in _leaves(data):
+        if re.search(r"\$\{.*:", str(value), re.DOTALL):
+            raise UserError(f"{key}: ${{function:...}} is not run, which could tell of this machine; write the value")
+
+
 def load_config(path: Path) -> Config:
     """Return the Config of a run's config.yaml. UserError names the file."""
     try:
-        data = yaml.load(path.read_text(), Loader=SAFE_LOADER)
+        data = parse_yaml(path.read_text())
         if not isinstance(data, dict):
             raise UserError("is not a mapping of sections")
         return from_dict(data)
@@ -68,13 +85,14 @@ def load_config(path: Path) -> Config:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not a number that is one
         raise UserError(f"{path}: not valid YAML ({one_line(error)})") from error
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        newer = "; a newer sae-cli may have written it: pip install -U sae-cli" if "unknown key" in str(error) else ""
+        raise UserError(f"{path}: {error}{newer}") from error
 
 
 def load_flat(path: Path) -> dict[str, Any]:
     """Return `flat(load_config(path))`, at a tenth of the time for many files: an equal value is checked once."""
     try:
-        given = dict(_leaves(yaml.load(path.read_text(), Loader=SAFE_LOADER)))
+        given = dict(_leaves(parse_yaml(path.read_text())))
         values = _defaults() | {key: _typed(key, json.dumps(value)) for key, value in given.items()}
         if MISSING not in values.values():
             return values
@@ -89,7 +107,7 @@ def problem_with(key: str, value: Any) -> str:
         return unknown_key(key)
     try:
         OmegaConf.update(_scratch(), key, value)
-    except (OmegaConfBaseException, ValueError):
+    except (OmegaConfBaseException, ValueError, OverflowError):  # the last: of a float with thousands of digits
         kind = by_name()[key].type.removesuffix(" | None")
         whole = kind == "int" and isinstance(value, float) and value.is_integer()
         wanted = KINDS.get(kind, f"a list, such as {key}=[0.25,0.5]")

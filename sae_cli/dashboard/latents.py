@@ -28,7 +28,7 @@ def parse_latents(words: str, count: int) -> list[int]:
         return list(range(count))
     found: dict[int, None] = {}
     for word in words.split(","):
-        match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", word)
+        match = re.fullmatch(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*", word)
         if not match:
             raise UserError(f"--latents {words}: {word!r} is no latent or range; give some such as 0-99,205, or all")
         first, last = int(match[1]), int(match[2] or match[1])

@@ -29,7 +29,7 @@ def load_foreign(folder: Path) -> SAE:
     readers = {"SAELens": _sae_lens, "dictionary_learning": _dictionary_learning, "sparsify": _sparsify}
     try:
         sae = readers[library or ""](folder)
-    except (UserError, SafetensorError, OSError, ValueError) as problem:
+    except (UserError, SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as problem:
         raise UserError(f"{folder}: {library}: {problem}") from problem
     sae.metadata["library"] = library
     return sae
@@ -50,8 +50,8 @@ def _sae_lens(folder: Path) -> SAE:
     scale, norm = 1.0, cfg.get("normalize_activations") or "none"
     if norm in ("expected_average_only_in", True):
         file = folder / "activation_scaler.json"
-        scale = (read_json(file).get("scaling_factor") if file.exists() else None) or 0.0
-        if not scale:
+        scale = read_json(file).get("scaling_factor") if file.exists() else 0.0
+        if not (type(scale) in (int, float) and 0 < scale < 1e30):
             raise UserError(f"normalize_activations {norm} needs scaling_factor in {file.name}; or fold it in SAELens")
     elif norm not in ("none", "constant_norm_rescale"):
         raise UserError(f"normalize_activations {norm} cannot be folded into the weights")
@@ -124,7 +124,7 @@ def _convert(
         if tuple(tensor.shape) != (shape := shapes.get(ours, (latents,))):
             raise UserError(f"{ours} has shape {tuple(tensor.shape)}, expected {shape}")
     k: Any = cfg.get("k") if nonlinearity == "topk" else 0
-    if nonlinearity == "topk" and not (isinstance(k, int) and 1 <= k <= latents):
+    if nonlinearity == "topk" and not (type(k) is int and 1 <= k <= latents):
         raise UserError(f"k is {k}, not a whole number from 1 to {latents}")
     if unit:
         norm_F = tensors["W_dec"].norm(dim=1)

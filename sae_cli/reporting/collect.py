@@ -202,7 +202,7 @@ def _read(run: RunDirectory) -> Point:
         last["step_seconds"] = float(np.median(times[np.isfinite(times)])) if np.isfinite(times).any() else None
     for metric in METRICS:
         for value in (at(point.evaluation, metric.where), last.get(metric.trained)):
-            if isinstance(value, int | float) and math.isfinite(value):
+            if isinstance(value, int | float) and abs(value) < math.inf:
                 point.metrics[metric.name] = float(value)
                 break
     return point

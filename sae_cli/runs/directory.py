@@ -21,10 +21,23 @@ from typing import Any
 from sae_cli.config.convert import load_config, load_flat, to_yaml
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
-from sae_cli.files import parse_json, read_json, replace_atomically, sha256_of, write_json
+from sae_cli.files import (
+    naming,
+    parse_json,
+    read_json,
+    refuse_newer,
+    refuse_special,
+    replace_atomically,
+    sha256_of,
+    write_json,
+)
 
 SEALED = ("config.yaml", "overrides.txt", "metrics.jsonl", "sae.safetensors", "true_features.safetensors")
 """Files whose SHA-256 the status of a finished run holds; JSON files hold their own."""
+WRITTEN = (".lock", "log.txt", "metrics.jsonl", "checkpoint", "wandb")
+"""What a run adds to in place; all else is written anew under its name."""
+VERSIONS = {"eval.json": 1, "compare.json": 1}
+"""Format versions of the JSON files of a run; the others are of version 1 and do not say so."""
 PACKAGES = ("torch", "transformer-lens", "transformers", "hydra-core", "wandb", "safetensors")
 
 
@@ -57,7 +70,7 @@ class RunDirectory:
         """state (new | running | done | failed | interrupted), step, steps, error, run_id, updated."""
         if not (self.path / "status.json").exists():
             return {"state": "new", "step": 0, "steps": 0, "error": ""}
-        return self.record("status.json")
+        return self.record("status.json", state=str, step=int)
 
     @property
     def stamp(self) -> dict[str, Any]:
@@ -67,26 +80,35 @@ class RunDirectory:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the source the run was trained on."""
-        return self.stamp["source_fingerprint"]
+        return self.record("stamp.json", source_fingerprint=str)["source_fingerprint"]
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """Content of eval.json, or None before evaluation."""
         return self.record("eval.json") if (self.path / "eval.json").exists() else None
 
-    def record(self, name: str) -> dict[str, Any]:
-        """Read one of the run's JSON files; UserError names it if it is missing or damaged."""
+    def record(self, name: str, **kinds: type) -> dict[str, Any]:
+        """Read one of the run's JSON files; UserError names it.
+
+        It may be missing, damaged, of a later version, or have a key of another kind than given.
+        """
         try:
-            return read_json(self.path / name)
+            value = read_json(self.path / name)
+            if not isinstance(value, dict):
+                raise ValueError(f"holds {type(value).__name__}, not dict")
+            refuse_newer(self.path / name, value.get("version"), VERSIONS.get(name, 1))
+            if wrong := [key for key, kind in kinds.items() if not isinstance(value.get(key), kind)]:
+                raise ValueError(f"{', '.join(wrong)} missing or of another kind")
+            return value
         except FileNotFoundError:
             raise UserError(f"{self.path / name} is missing") from None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.path / name}: damaged ({error})") from error
 
     def check(self, name: str) -> None:
         """Raise UserError if one of the SEALED files is not as the finished run left it."""
-        file, sealed = self.path / name, self.status.get("files", {})
-        if name in sealed and file.exists() and sha256_of(file) != sealed[name]:
+        file, sealed = self.path / name, self.status.get("files")
+        if isinstance(sealed, dict) and name in sealed and file.is_file() and sha256_of(file) != sealed[name]:
             raise UserError(f"{file}: damaged or edited after training; `sae doctor {self.path}` says what to do")
 
     @property
@@ -95,13 +117,19 @@ class RunDirectory:
         return self.path / "checkpoint"
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl; an unfinished last line is left out."""
+        """Return the lines of metrics.jsonl; an unfinished last line is left out. UserError names a damaged file."""
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return []
         self.check("metrics.jsonl")
-        lines = file.read_text().split("\n")
-        return [parse_json(line) for line in lines[:-1] if line]
+        try:
+            refuse_special(file)
+            lines = [parse_json(line) for line in file.read_text().split("\n")[:-1] if line]
+            if not all(isinstance(line, dict) for line in lines):
+                raise ValueError("a line is not a JSON object")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: damaged ({error})") from error
+        return lines
 
     def clear(self) -> None:
         """Remove what an earlier attempt left, so that the run starts over."""
@@ -121,9 +149,11 @@ class RunDirectory:
     ) -> None:
         """Write the configuration and the stamp; an attempt that goes on keeps its id."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in (*self.path.glob(".*.tmp"), *self.checkpoint.glob(".*.tmp")):  # of an attempt that was killed
+            leftover.unlink(missing_ok=True)
         replace_atomically(self.path / "config.yaml", to_yaml(config).encode())
         replace_atomically(self.path / "overrides.txt", "".join(f"{word}\n" for word in overrides).encode())
-        attempt = self.stamp["attempt"] if (self.path / "stamp.json").exists() else secrets.token_hex(3)
+        attempt = self.stamp.get("attempt") if (self.path / "stamp.json").exists() else secrets.token_hex(3)
         stamp = {
             "attempt": attempt,
             "run_id": run_id,
@@ -156,19 +186,22 @@ class RunDirectory:
 
     def truncate_metrics(self, step: int) -> None:
         """Drop metric lines after `step`, which a resumed run will write again."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
+        kept = [line for line in self.metrics() if isinstance(line.get("step"), int) and line["step"] <= step]
         replace_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def append_metrics(self, values: dict[str, float]) -> None:
         """Add one line to metrics.jsonl; non-finite numbers become null."""
         clean = {key: value if abs(value) < float("inf") else None for key, value in values.items()}
-        with (self.path / "metrics.jsonl").open("a") as stream:
+        file = self.path / "metrics.jsonl"
+        with naming(file), file.open("a") as stream:
             stream.write(json.dumps(clean) + "\n")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; UserError if another process holds it."""
+        """Hold the run for this process; UserError if another process holds it, or if it would write elsewhere."""
         self.path.mkdir(parents=True, exist_ok=True)
+        if links := [str(self.path / name) for name in WRITTEN if (self.path / name).is_symlink()]:
+            raise UserError(f"{', '.join(links)} is a link: a run writes in its own folder only; delete it")
         with (self.path / ".lock").open("a+") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,8 +211,9 @@ class RunDirectory:
                 raise UserError(f"{self.path} is being trained by {holder}; wait for it or stop it") from None
             stream.truncate(0)
             job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}{job}")
-            stream.flush()
+            with naming(self.path):
+                stream.write(f"process {os.getpid()} on {socket.gethostname()}{job}")
+                stream.flush()
             yield
 
 

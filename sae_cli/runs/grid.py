@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from sae_cli.config.compose import refuse_too_many
+from sae_cli.config.convert import parse_yaml
 from sae_cli.config.groups import grid_files
 from sae_cli.errors import UserError, suggest
 
@@ -34,7 +35,7 @@ def read_grid_file(path: Path) -> list[list[str]]:
     Raises UserError, naming file and key, on anything that a grid does not have.
     """
     try:
-        data = yaml.safe_load(path.read_text())
+        data = parse_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: cannot be read: {problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as problem:  # ValueError: a date that is none

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor
 
@@ -71,8 +72,10 @@ def read_tokens(folder: Path, split: Split, contexts: Iterable[int]) -> dict[int
         here = [context for context in wanted if first <= context < first + file.rows]
         if here:
             check_size(folder, file)
-            rows_CT = _tensors(folder, file)["tokens"][[context - first for context in here]]
-            found |= dict(zip(here, rows_CT.tolist(), strict=True))
+            tokens_CT = _tensors(folder, file).get("tokens", torch.empty(0))
+            if tokens_CT.ndim != 2 or len(tokens_CT) != file.rows or tokens_CT.dtype != torch.int32:
+                raise damaged(folder / file.name, f"not {file.rows} contexts of tokens")
+            found |= dict(zip(here, tokens_CT[[context - first for context in here]].tolist(), strict=True))
         first += file.rows
     return found
 
@@ -118,7 +121,10 @@ def _tensors(folder: Path, file: StoredFile) -> dict[str, Tensor]:
     data = path.read_bytes() if is_remote(path) else None
     if (sha256_of(path) if data is None else hashlib.sha256(data).hexdigest()) != file.sha256:
         raise damaged(path, f"its content is not that of {MANIFEST} (SHA-256)")
-    return load_file(path) if data is None else load(data)
+    try:
+        return load_file(path) if data is None else load(data)
+    except SafetensorError as error:
+        raise damaged(path, f"damaged ({error})") from error
 
 
 def _batches(context_N: Tensor, size: int) -> Iterator[int]:

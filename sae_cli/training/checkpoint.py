@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, replace_atomically, sha256_of, sync_folder, write_json
+from sae_cli.files import read_json, refuse_newer, replace_atomically, sha256_of, sync_folder, write_json
 from sae_cli.training.step import Stepper
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ PENALTY = "penalty."
 """Prefix of the tensors that an orthogonality penalty keeps from step to step."""
 EXTRA = "extra.json"
 """Beside the shares of ranks: the step and what else a file has in its header."""
+VERSION = 1
+"""Format version; a checkpoint of another one names it as `version` beside the step."""
 KEPT = 2
 """Checkpoints kept per run: a kill between the members of a stack leaves them one apart."""
 
@@ -78,16 +80,18 @@ def save_checkpoint(folder: Path, stepper: Stepper, member: int, step: int, extr
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Return the steps that have a readable checkpoint, in order."""
+    """Return the steps that have a readable checkpoint, in order. UserError if one is of a later version."""
     steps = []
     for file in sorted(folder.glob("step-*")):
         try:
             if file.is_dir():
-                steps.append(read_json(file / EXTRA)["step"])
-                continue
-            with safe_open(file, "pt") as opened:
-                steps.append(int(opened.metadata()["step"]))
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+                told = read_json(file / EXTRA)
+            else:
+                with safe_open(file, "pt") as opened:
+                    told = opened.metadata()
+            refuse_newer(file, int(told.get("version", VERSION)), VERSION)
+            steps.append(int(told["step"]))
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             log.warning("ignoring the damaged checkpoint %s (%s)", file, error)
     return steps
 
@@ -113,8 +117,8 @@ def is_sound(folder: Path, step: int) -> bool:
             sound = metadata.keys() == {"step", "extra"} and told in (None, _sha256(tensors, metadata))
         else:
             hashes = read_json(shards / EXTRA).get("sha256", {})
-            sound = all(sha256_of(shards / name) == value for name, value in hashes.items())
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+            sound = all(sha256_of(shards / Path(name).name) == value for name, value in hashes.items())
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError):
         sound = False
     if not sound:
         log.warning("ignoring the damaged checkpoint of step %d in %s", step, folder)
@@ -132,12 +136,30 @@ def _sha256(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 @torch.no_grad()
 def load_checkpoint(folder: Path, stepper: Stepper, member: int, step: int) -> dict[str, Any]:
-    """Fill a member's live tensors from the checkpoint of `step`; return what was saved as `extra`."""
-    file, live = checkpoint_file(folder, step), member_tensors(stepper, member)
-    if not file.exists():
-        return _load_shards(shards_folder(folder, step), stepper, live, member)
+    """Fill a member's live tensors from the checkpoint of `step`; return what was saved as `extra`.
 
+    Raises UserError if it does not hold them.
+    """
+    file, live = checkpoint_file(folder, step), member_tensors(stepper, member)
+    path, load = (file, _load_file) if file.exists() else (shards_folder(folder, step), _load_shards)
+    try:
+        extra = load(path, stepper, live, member)
+        if not isinstance(extra, dict):
+            raise ValueError("no state beside the tensors")
+        return extra
+    except UserError:
+        raise
+    except Exception as error:  # those of safetensors, JSON and torch.distributed share no base class
+        raise UserError(
+            f"{path}: not a checkpoint of this run ({error}); delete it, and run the command again"
+        ) from error
+
+
+def _load_file(file: Path, stepper: Stepper, live: dict[str, Tensor], member: int) -> Any:
+    """Fill live tensors from one file; return what was saved as `extra`."""
     with safe_open(file, "pt") as opened:
+        if missing := sorted(live.keys() - set(opened.keys())):
+            raise UserError(f"{file}: of a version that had no {', '.join(missing)}: start over with --fresh")
 
         def own(name: str) -> Tensor:
             axis = latents_axis(name) if stepper.ranks.sharded else None
@@ -211,7 +233,7 @@ def _save_shards(folder: Path, stepper: Stepper, live: dict[str, Tensor], step: 
     ranks.wait()
 
 
-def _load_shards(folder: Path, stepper: Stepper, live: dict[str, Tensor], member: int) -> dict[str, Any]:
+def _load_shards(folder: Path, stepper: Stepper, live: dict[str, Tensor], member: int) -> Any:
     """Fill live tensors from the folder of any number of ranks; return what was saved as `extra`."""
     from torch.distributed.checkpoint import HuggingFaceStorageReader
     from torch.distributed.checkpoint import load as load_distributed

@@ -4,10 +4,11 @@ import re
 from random import Random
 
 NUMBERS = [b"0", b"-1", b"1e999", b"NaN", b"99999999999999999999", b"0.5", b"null", b"true", b"1e-400", b"2147483648"]
+NUMBERS += [b"9" * 400, b"9" * 5000]
 WORDS = [
     b"[", b"]", b"{", b"}", b'"', b"'", b"\\", b"\n", b"\0", b"../", b"/etc/passwd", b"${oc.env:HOME}", b"${name}",
     b"!!python/object/apply:os.system ['true']", b"&a [*a]", b"<script>", b"\xff\xfe", b"=", b",", b"~", b"+", b"@",
-    b"[" * 20_000, b"{\"a\":" * 5_000, b"\xf0\x9f\x92\xa9", b"__class__", b"_target_: os.system",
+    b"[" * 3_000, b"{\"a\":" * 3_000, b"\xf0\x9f\x92\xa9", b"__class__", b"_target_: os.system",
 ]  # fmt: skip
 
 

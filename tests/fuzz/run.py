@@ -1,76 +1,151 @@
-"""`make fuzz`: every parser on many inputs, coverage-guided by atheris where that is installed.
+"""`make fuzz`: every parser on many inputs, coverage-guided too where atheris is installed.
 
-python -m tests.fuzz.run [--inputs 10000] [--only NAME]
+python -m tests.fuzz.run [--inputs 10000] [--seconds 120] [--only BEGINNING]
+
+Each target is a process of its own, in which an input may take LONGEST seconds and MEMORY bytes. One that fails is kept
+as `failed-input-...` and its traceback shown; the other targets go on. A target gets at most `--seconds` in each of
+the two ways of making inputs: its line says how many it was given.
 """
 
 import argparse
 import importlib.util
 import logging
+import os
+import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
-from tests.fuzz.mutations import mutated
-from tests.fuzz.targets import Target, attempt, fill, make_targets
+MEMORY = 2 << 30
+"""Address space beside that of the program: an input that makes a parser ask for more is a defect."""
+LONGEST = 20
+"""Seconds for one input."""
+GUIDED = ["sae_cli", "omegaconf", "hydra", "yaml"]
+"""Packages whose coverage guides: all of torch would take minutes to instrument."""
 
-MEMORY = 12 << 30
-"""Address space: an input that makes a parser ask for more is a defect."""
+
+def failed_input(name: str) -> str:
+    """Return the name of the file that keeps a failed input of a target."""
+    return "failed-input-" + re.sub(r"[^\w.]+", "-", name)
 
 
-def mutate(target: Target, folder: Path, inputs: int, name: str) -> int:
-    """Parse mutated inputs and return how many were accepted; one that fails is kept as failed-input."""
-    random, accepted = Random(name), 0
-    for _ in range(inputs):
+def mutate(target, folder: Path, inputs: int, name: str, seconds: float = float("inf")) -> tuple[int, int]:
+    """Parse mutated inputs and return how many were parsed and accepted; one that fails is kept."""
+    from tests.fuzz.mutations import mutated
+    from tests.fuzz.target import attempt
+
+    random, accepted, end = Random(name), 0, time.monotonic() + seconds
+    signal.signal(signal.SIGALRM, _too_long)
+    for number in range(inputs // target.every):
+        if time.monotonic() > end:
+            return number, accepted
         data = mutated(target.seeds, random)
+        signal.alarm(LONGEST)
         try:
             accepted += attempt(target, folder, data)
         except BaseException:
-            (Path.cwd() / "failed-input").write_bytes(data)
+            Path(failed_input(name)).write_bytes(data)
             raise
-    return accepted
+        finally:
+            signal.alarm(0)
+    return inputs // target.every, accepted
 
 
-def guided(target: Target, folder: Path, inputs: int, corpus: Path) -> None:
-    """Parse inputs that libFuzzer chooses by coverage of the package; ends the process."""
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"an input took more than {LONGEST} s")
+
+
+def guide(target, folder: Path, inputs: int, name: str, seconds: int, corpus: Path) -> None:
+    """Parse inputs that libFuzzer chooses by coverage; ends the process."""
     import atheris
+
+    from tests.fuzz.target import attempt
 
     corpus.mkdir()
     for number, seed in enumerate(target.seeds):
         (corpus / str(number)).write_bytes(seed)
-    atheris.instrument_all()
-    options = [sys.argv[0], f"-runs={inputs}", "-max_len=65536", "-rss_limit_mb=12000", "-timeout=60", str(corpus)]
-    atheris.Setup(options, lambda data: attempt(target, folder, data) and None)
+    options = [f"-runs={inputs // target.every}", f"-max_total_time={seconds}", f"-timeout={LONGEST}", "-max_len=65536"]
+    options += ["-rss_limit_mb=0", "-verbosity=0", "-print_final_stats=1", f"-artifact_prefix={failed_input(name)}-"]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: attempt(target, folder, data) and None)
     atheris.Fuzz()
 
 
+def fuzz_one(target, name: str, given: argparse.Namespace, scratch: Path) -> None:
+    """Fuzz a target in this process, under limits that end with it."""
+    from tests.fuzz.target import attempt, fill
+
+    folder = scratch / "folder"
+    fill(target, folder)
+    assert attempt(target, folder, target.seeds[0]), "its seed is refused"  # and what it imports late is there
+    most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    if given.guided:
+        guide(target, folder, given.inputs, name, given.seconds, scratch / "corpus")
+    print("{} inputs, {} accepted".format(*mutate(target, folder, given.inputs, name, given.seconds)))
+
+
+def in_child(target, name: str, given: argparse.Namespace) -> tuple[int, str]:
+    """Fuzz a target in a child process; return its exit code and what it wrote."""
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryFile() as said:
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            code = 1
+            try:
+                fuzz_one(target, name, given, Path(scratch))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        return code, said.read().decode(errors="replace")
+
+
 def main() -> None:
-    """Fuzz all targets, or one; exit code 1 if any input was a defect."""
+    """Fuzz all targets, or those whose name begins with a word; exit code 1 if any input was a defect."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
+    parser.add_argument("--seconds", type=int, default=120, help="for a target, in each of the two ways")
     parser.add_argument("--only", default="")
-    parser.add_argument("--guided", action="store_true", help="by atheris, one target per process")
+    parser.add_argument("--guided", action="store_true", help="by coverage only; without it, both ways")
     given = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    with tempfile.TemporaryDirectory() as scratch:
-        targets = make_targets(Path(scratch) / "made")
-        for name in [given.only] if given.only else targets:
-            folder = Path(scratch) / "folder"
-            fill(targets[name], folder)
-            if given.guided:
-                guided(targets[name], folder, given.inputs, Path(scratch) / "corpus")
-            began = time.monotonic()
-            accepted = mutate(targets[name], folder, given.inputs, name)
-            seconds = time.monotonic() - began
-            print(f"{name:<36} {given.inputs} inputs, {accepted} accepted, {seconds:.0f} s", flush=True)
-    if not given.only and importlib.util.find_spec("atheris"):
-        for name in targets:
-            words = [sys.executable, "-m", "tests.fuzz.run", "--guided", "--only", name, "--inputs", str(given.inputs)]
-            subprocess.run(words, check=True)
+    has_atheris, failed, began = importlib.util.find_spec("atheris") is not None, 0, time.monotonic()
+    if given.guided:
+        import atheris
+    with atheris.instrument_imports(include=GUIDED) if given.guided else nullcontext():
+        from tests.fuzz.targets import make_targets
+
+        logging.disable(logging.CRITICAL)
+        os.fsync = lambda descriptor: None  # what is written here need not last
+        with tempfile.TemporaryDirectory() as scratch:
+            targets = {n: t for n, t in make_targets(Path(scratch) / "made").items() if n.startswith(given.only)}
+            for name, target in targets.items():
+                start = time.monotonic()
+                code, said = in_child(target, name, given)
+                counted = re.search(r"number_of_executed_units: *(\d+)", said)
+                told = f"{counted[1]} inputs by coverage" if counted else said.strip().rpartition("\n")[2]
+                print(f"{name:<50} {f'DEFECT, exit code {code}' if code else told}, {time.monotonic() - start:.0f} s")
+                failed += bool(code)
+                print(said[-6000:] if code else "", end="", flush=True)
+    print(f"{len(targets)} targets, {failed} failed, {time.monotonic() - began:.0f} s", flush=True)
+    if has_atheris and not given.guided:
+        failed += subprocess.run([sys.executable, "-m", "tests.fuzz.run", "--guided", *sys.argv[1:]]).returncode
+    elif not given.guided:
+        print("atheris is not installed: no inputs by coverage")
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

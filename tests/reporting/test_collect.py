@@ -55,7 +55,7 @@ DAMAGES = [
     ("config.yaml", "folder", "config.yaml"),
     ("config.yaml", None, "config.yaml"),
     ("status.json", '{"state": "do', "status.json"),
-    ("status.json", "[]", "status.json: holds list"),
+    ("status.json", "[]", "holds list"),
     ("status.json", "folder", "status.json"),
     ("stamp.json", '{"device":', "stamp.json"),
     ("metrics.jsonl", "{oops\n", "metrics.jsonl"),

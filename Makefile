@@ -10,7 +10,7 @@ export WANDB_MODE ?= offline
 export HF_HUB_OFFLINE ?= 1
 scripts = $(wildcard $(patsubst %,benchmarks/%.py,$(1)))
 
-.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-wheels gpu-check interop-check faults fuzz bench \
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-wheels gpu-check interop-check faults fuzz docs docs-serve bench \
 	bench-peers bench-sweep tiny-model clean
 
 help: ## show the targets
@@ -68,6 +68,12 @@ gpu-check: ## the GPU tests and the GPU benchmark, from a checkout, with PYTHON 
 	export TRITON_INTERPRET=0 PYTHONPATH=.:.whl/site; $(PYTHON) -m pytest -q -m gpu tests/gpu \
 	&& $(PYTHON) benchmarks/gpu.py --out benchmarks/results/gpu.json
 
+docs: $(INSTALLED) ## the documentation as a site that needs no network, into site/
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(INSTALLED) ## the same on http://127.0.0.1:8000, built again when a file changes
+	$(BIN)/python -m mkdocs serve
+
 bench: $(INSTALLED) ## what benchmarks/ measures, into benchmarks/results and docs/scaling.md (15 minutes, quiet machine)
 	for file in $(call scripts,step cache_write penalties dashboard report_500 scaling); do \
 		$(BIN)/python $$file --out benchmarks/results/$$(basename $$file .py).json || exit 1; done
@@ -84,4 +90,4 @@ tiny-model: $(INSTALLED) ## train the bundled language model again (about 20 min
 	$(BIN)/python -m tools.train_tiny
 
 clean: ## remove the environment and build folders, never runs or caches
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

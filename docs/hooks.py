@@ -39,6 +39,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **rest: Any) -> str:
     """Let links reach the pages of files outside docs/; a file without a page is named instead."""
     outside = {uri: name for name, uri in OUTSIDE.items()}
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]
     return relinked(markdown, ROOT / outside.get(page.file.src_uri, f"docs/{page.file.src_uri}"), page.file.src_uri)
 
 
@@ -77,8 +79,8 @@ def key_page() -> str:
         sections.setdefault(section, []).append([f"`{key.name}`\n{facts}", text])
     lines = [
         "# Keys",
-        "From the docstrings of the schema, as `sae config keys` prints them. A key is set by `KEY=VALUE`. *Per member*: "
-        "points that differ in it alone share a stack.",
+        "From the docstrings of the schema, as `sae config keys` prints them. A key is set by `KEY=VALUE`. "
+        "*Per member*: points that differ in it alone share a stack.",
     ]
     for section, rows in sections.items():
         lines += [f"## {section}", table(["key, type, default", "meaning"], rows)]
@@ -87,10 +89,8 @@ def key_page() -> str:
 
 def group_page() -> str:
     """Return every group with its choices, and the grid files."""
-    lines = [
-        "# Groups",
-        "A choice is taken by `GROUP=CHOICE`; `sae config cp GROUP/CHOICE DIR` copies its file to change it.",
-    ]
+    intro = "A choice is taken by `GROUP=CHOICE`; `sae config cp GROUP/CHOICE DIR` copies its file, to change it."
+    lines = ["# Groups", intro]
     for group in (*GROUPS, "sweeps"):
         more = ["Grid files, run by `sae sweep NAME`."] if group == "sweeps" else []
         rows = [[f"`{name}`", header(path)] for name, path in choices(group).items()]
@@ -154,11 +154,13 @@ def notebook(path: Path) -> str:
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
-    """Return an HTML table; words between backticks are code, and a new line breaks the line."""
+    """Return an HTML table; words between backticks are code; the first column breaks at dots and new lines."""
     lines = ["<table><thead>" + _row(columns, "th") + "</thead><tbody>"]
     return "\n".join([*lines, *(_row(row, "td") for row in rows), "</tbody></table>"])
 
 
 def _row(cells: list[str], tag: str) -> str:
-    shown = (re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(cell, quote=False)) for cell in cells)
-    return "<tr>" + "".join(f"<{tag}>{cell.replace(chr(10), '<br>')}</{tag}>" for cell in shown) + "</tr>"
+    shown = [re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(cell, quote=False)) for cell in cells]
+    shown[0] = shown[0].replace(".", ".<wbr>").replace("\n", "<br>")
+    first, *others = shown
+    return f'<tr><{tag} class="name">{first}</{tag}>' + "".join(f"<{tag}>{cell}</{tag}>" for cell in others) + "</tr>"

@@ -31,16 +31,13 @@ def panel(index: int, title: str, axis: str, x: Tensor, curves: dict[str, Tensor
         place = left + (value - low) / (high - low) * WIDTH
         drawn.append(f'<text x="{place:.0f}" y="{TOP + HEIGHT + 15}" text-anchor="middle">{value:g}</text>')
     for value in (0, top / 2, top):
-        drawn.append(
-            f'<text x="{left - 6}" y="{TOP + HEIGHT * (1 - value / top) + 4:.0f}" text-anchor="end">{value:g}</text>'
-        )
+        place = TOP + HEIGHT * (1 - value / top) + 4
+        drawn.append(f'<text x="{left - 6}" y="{place:.0f}" text-anchor="end">{value:g}</text>')
     for number, (name, y) in enumerate(curves.items()):
         look = f'stroke="{COLOURS[number]}" stroke-width="2" stroke-dasharray="{DASHES[number]}" fill="none"'
         for part in pieces(x, y, top):
-            points = " ".join(
-                f"{left + (a - low) / (high - low) * WIDTH:.1f},{TOP + HEIGHT * (1 - b / top):.1f}" for a, b in part
-            )
-            drawn.append(f'<polyline points="{points}" {look}/>')
+            places = ((left + (a - low) / (high - low) * WIDTH, TOP + HEIGHT * (1 - b / top)) for a, b in part)
+            drawn.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in places)}" {look}/>')
         row = TOP + 16 + 16 * number
         drawn.append(f'<line x1="{left + 8}" y1="{row - 4}" x2="{left + 36}" y2="{row - 4}" {look}/>')
         drawn.append(f'<text x="{left + 42}" y="{row}">{name}</text>')
@@ -61,41 +58,39 @@ def pieces(x: Tensor, y: Tensor, top: float) -> list[list[tuple[float, float]]]:
 def svg(panels: Sequence[list[str]]) -> str:
     """Return a figure of panels side by side."""
     width, height = len(panels) * (WIDTH + LEFT + 20), TOP + HEIGHT + 40
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
-    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="white"/>', *sum(panels, []), "</svg>\n"])
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif"']
+    lines.append(f'font-size="12"><rect width="{width}" height="{height}" fill="white"/>')
+    return "\n".join([*lines, *(line for drawn in panels for line in drawn), "</svg>\n"])
 
 
 def prolu() -> str:
     """Latents over the pre-activation, and what reaches the bias, with the bias at -1."""
-    values, slopes = {}, {}
+    values: dict[str, Tensor] = {}
+    slopes: dict[str, Tensor] = {}
+    m = torch.linspace(-1, 3, 101)
     for name in ("relu", "prolu_relu", "prolu_ste"):
-        m = torch.linspace(-1, 3, 101)
-        b = torch.full((101, 1), -1.0, requires_grad=True)
-        settings = [SAEConfig(nonlinearity=name)]
-        f = torch.stack(
-            [
-                NONLINEARITIES[name].latents(m[i].view(1, 1, 1), {"b_enc": b[i].view(1, 1, 1)}, settings)
-                for i in range(101)
-            ]
-        )
-        f.sum().backward()
-        shown = name if name == "relu" else "ProLU"
-        values[shown], slopes[name] = f.detach().flatten(), b.grad.flatten()
-    return svg(
-        [panel(0, "latent f, bias -1", "m", m, values, 3), panel(1, "gradient of f for the bias", "m", m, slopes, 3)]
-    )
+        b = torch.full((101, 1, 1, 1), -1.0, requires_grad=True)  # one for each m, so that each has its own gradient
+        latents, settings = NONLINEARITIES[name].latents, [SAEConfig(nonlinearity=name)]
+        pairs = zip(m.view(-1, 1, 1, 1), b, strict=True)
+        f = torch.cat([latents(one, {"b_enc": bias}, settings).flatten() for one, bias in pairs])
+        slopes[name] = torch.autograd.grad(f.sum(), b)[0].flatten()
+        values[name if name == "relu" else "ProLU"] = f.detach()
+    titles = ("latent f, bias -1", "gradient of f for the bias")
+    return svg([panel(i, titles[i], "m", m, curves, 3) for i, curves in enumerate((values, slopes))])
 
 
 def phi() -> str:
     """What a cosine costs, and how hard it is pushed."""
-    kinds = {"abs": {}, "square": {}, "power": {"exponent": 4.0}, "hinge": {"threshold": 0.2}, "barrier": {}}
-    values, slopes = {}, {}
+    kinds: dict[str, dict[str, float]] = {"abs": {}, "square": {}, "power": {"exponent": 4.0}}
+    kinds |= {"hinge": {"threshold": 0.2}, "barrier": {}}
+    values: dict[str, Tensor] = {}
+    slopes: dict[str, Tensor] = {}
+    c = torch.linspace(0, 1, 101, requires_grad=True)
     for name, settings in kinds.items():
-        c = torch.linspace(0, 1, 101, requires_grad=True)
-        value = PHI[name](c, OrthogonalityConfig(phi=name, **settings))
-        value.sum().backward()
+        value = PHI[name](c, OrthogonalityConfig(phi=name, **settings))  # type: ignore[arg-type]
         label = name + "".join(f", {key} {number:g}" for key, number in settings.items())
-        values[label], slopes[label] = value.detach(), c.grad
+        slopes[label] = torch.autograd.grad(value.sum(), c)[0]
+        values[label] = value.detach()
     x = c.detach()
     return svg([panel(0, "phi(c)", "cosine c", x, values, 2), panel(1, "its slope", "cosine c", x, slopes, 4)])
 

@@ -27,5 +27,8 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F8
 def test_a_page_does_what_it_says(page: Path, bucket: None, tmp_path: Path) -> None:
     checkout, blocks = Checkout(tmp_path), blocks_of(page)
     assert any(block.language in ("sh", "python") and not block.note for block in blocks)
-    for block in blocks:
-        checkout.run(block)
+    try:
+        for block in blocks:
+            checkout.run(block)
+    finally:
+        checkout.close()

@@ -264,7 +264,9 @@ def _stop_signals() -> Iterator[StopFlag]:
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Copy the package's log to a run's log.txt."""
-    handler = _File(path)
+    handler = logging.FileHandler(path)
+    # a full disk is told of by what else is written
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("sae_cli")
     logger.addHandler(handler)
@@ -274,10 +276,3 @@ def _log_file(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         with suppress(OSError):
             handler.close()
-
-
-class _File(logging.FileHandler):
-    """A log that a full disk cuts short without a word: what else is written there tells of it."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (its name in logging)
-        """Say nothing."""

@@ -62,7 +62,8 @@ class CacheWriter:
         suffix = share_suffix(share, cache)
         for leftover in folder.glob(f".*{suffix}[-.]*.tmp"):
             leftover.unlink()
-        self.states = self._read(share) or {s: PartState() for s in SPLITS}
+        shares = [self._read(one) for one in range(cache.parts)]  # of whoever writes them
+        self.states = shares[share] or {s: PartState() for s in SPLITS}
         if rows := sum(state.rows for state in self.states.values()):
             log.info("%s: going on after %d rows", folder, rows)
 
@@ -86,6 +87,9 @@ class CacheWriter:
         states = [share for share in shares if share and complete(share)]
         if len(states) < len(shares):
             return
+        if cache_fingerprint(self.source.fingerprint(self.hook), self.cache) != self.fingerprint:
+            remedy = f"delete {self.folder} and run `sae cache` again"
+            raise UserError(f"{self.folder}: the model or the text changed while it was cached; {remedy}")
         parts = {split: Part() for split in SPLITS}
         for split, part in parts.items():
             for state in (share[split] for share in states):

@@ -156,6 +156,8 @@ def _train(
         try:
             ranks.from_first(lambda: opened.append(open_source(config, device)))  # which may have to write the cache
             source = opened[0] if opened else open_source(config, device)
+            if source.fingerprint != runs[0].fingerprint:
+                raise UserError(f"{runs[0].path}: the model or the data changed since the command began; run it again")
             if config.sae.input_norm == "row":
                 source = RowNormalised(source)
             for run, (point, plan, _) in zip(runs, points, strict=True):

@@ -212,8 +212,7 @@ class RunDirectory:
             stream.truncate(0)
             job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
             with naming(self.path):
-                stream.write(f"process {os.getpid()} on {socket.gethostname()}{job}")
-                stream.flush()
+                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}{job}".encode())
             yield
 
 

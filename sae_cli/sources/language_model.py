@@ -78,6 +78,7 @@ class LanguageModel:
         self.settings = model
         self.device = device
         self._bridge = _boot(model, device)
+        self.commit = {} if _local_folder(model.path) else _commit(model)
         self._points = self._bridge.hook_dict
         self.vocabulary: int = self._bridge.cfg.d_vocab
         self.tokenizer = self._bridge.tokenizer
@@ -91,6 +92,13 @@ class LanguageModel:
         if model.context > self._bridge.cfg.n_ctx:
             raise UserError(f"model.context={model.context}: {model.path} takes at most {self._bridge.cfg.n_ctx}")
         self.check_hook(model.hook)
+
+    def check_commit(self, source: dict[str, Any]) -> None:
+        """Raise UserError if a manifest's `source` says that a cache was made with another commit of the model."""
+        now = self.commit.get("commit")
+        if now and (known := source.get("model", {}).get("commit", now)) != now:
+            remedy = f"put that one back into the hub's cache, or train again with model.revision={now}"
+            raise UserError(f"model.path={self.settings.path}: its cache is of commit {known}, this is {now}: {remedy}")
 
     def check_hook(self, hook: str) -> None:
         """Raise UserError with the nearest names if the model has no such hook; aliases count."""
@@ -225,10 +233,11 @@ class LanguageModelRows:
         """Return what the manifest records about the rows' origin."""
         model, text = self.config.model, self.config.text
         names = ("name", "path", "revision", "dtype", "processing", "context", "batch", "prepend_bos", "drop_bos")
+        known = {"fingerprint": model_fingerprint(model), **self.model.commit}
         tokenizer = {"class": type(self.model.tokenizer).__name__, "vocabulary": len(self.model.tokenizer)}
         return {
             "source": "language_model",
-            "model": {name: getattr(model, name) for name in names} | {"fingerprint": model_fingerprint(model)},
+            "model": {name: getattr(model, name) for name in names} | known,
             "hook": hook,
             "tokenizer": tokenizer | {"bos_id": self.model.bos_id, "separator_id": self.model.separator_id},
             "text": {"name": text.name, "from": text.path or text.dataset, "fingerprint": text_fingerprint(text)},
@@ -307,6 +316,14 @@ def _local_folder(path: str) -> Path | None:
         beside = [str(other) for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UserError(f"model.path={path}: there is no such folder.{suggest(str(folder), beside)}")
     return None
+
+
+def _commit(model: ModelConfig) -> dict[str, str]:
+    """Return the `commit` of a hub's model that was just loaded, if it is known."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(model.path, "config.json", revision=model.revision or None)
+    return {"commit": Path(file).parent.name} if isinstance(file, str) else {}
 
 
 def _boot(model: ModelConfig, device: str) -> Any:

@@ -139,10 +139,8 @@ def check_unchanged(config: Config, fingerprint: str, path: Path) -> None:
         names = f"source.path={config.source.path}"
         if config.source.kind == "language_model":
             names = f"the weights or tokenizer of model.path={config.model.path}, or text={config.text.name},"
-        raise UserError(
-            f"{path}: {names} changed since it was trained (fingerprint {fingerprint}, now {now}): put back what it "
-            "was trained on, or train again"
-        )
+        change = f"{names} changed since it was trained (fingerprint {fingerprint}, now {now})"
+        raise UserError(f"{path}: {change}: put back what it was trained on, or train again")
 
 
 def training_part(config: Config) -> Config:

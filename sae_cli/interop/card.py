@@ -41,7 +41,8 @@ def training_figure(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return FVU and L0 over training steps, each on its own scale, as an SVG; empty without two lines of both."""
     drawn = []
     for key, name, colour in CURVES:
-        points = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
+        pairs = [(line.get("step"), line.get(key)) for line in lines]
+        points = [pair for pair in pairs if all(isinstance(one, int | float) and abs(one) < 1e300 for one in pair)]
         if len(points) < 2:
             return ""
         steps, values = zip(*points, strict=True)

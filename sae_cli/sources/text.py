@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from sae_cli.files import parse_json, sha256_of, short_hash
 from sae_cli.sources import Split
 
 BUNDLED = {"bundled:wiki": WIKI}
+LONGEST = 1 << 28
+"""Characters of a line: a small packed file could unpack to more than any memory holds."""
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -136,7 +138,9 @@ def _file_records(path: Path, field: str) -> Iterator[tuple[dict[str, Any], str]
                 yield from ((record, str(path)) for record in batch.to_pylist())
     else:
         with (gzip.open if suffix == ".jsonl.gz" else open)(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(partial(lines.readline, LONGEST), ""), 1):
+                if len(line) == LONGEST:
+                    raise UserError(f"text.path: {path} line {number} is longer than {LONGEST:,} characters")
                 if not line.strip():
                     continue
                 try:

@@ -1,6 +1,5 @@
 """Which values make sense, alone and together; every problem names its CLI key."""
 
-import math
 import re
 from typing import Any
 

@@ -62,6 +62,8 @@ class CacheWriter:
         for leftover in folder.glob(f".*{suffix}[-.]*.tmp"):
             leftover.unlink()
         self.states = read_progress(folder, share, cache, self.fingerprint) or {s: PartState() for s in SPLITS}
+        if any(len(state.sum_D) not in (0, self.width) for state in self.states.values()):
+            raise damaged(folder / PROGRESS.format(suffix), f"damaged (sums are not of width {self.width})")
         if rows := sum(state.rows for state in self.states.values()):
             log.info("%s: going on after %d rows", folder, rows)
 

@@ -1,6 +1,8 @@
 """The model card of an exported run: what made it, how good it is, how to load it, and its training as a figure."""
 
+import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 LOADING = {
@@ -30,11 +32,17 @@ def model_card(
     measured = f"| metric | value |\n|---|---|\n{rows}" if numbers else "Not evaluated (`sae eval`)."
     picture = f"\n![FVU and L0 in training]({figure})\n" if figure else ""
     return (
-        f"---\ntags:\n- sparse-autoencoder\n- {library}\n- sae-cli\n---\n# {title}\n\n"
-        f"A sparse autoencoder trained with `sae`:\n\n```\n{command}\n```\n{picture}\n"
-        f"## Loading\n```python\n{LOADING[library]}\n```\n\n## Metrics\n{measured}\n\n"
-        f"## Configuration\n```yaml\n{config_yaml.rstrip()}\n```\n"
+        f"---\ntags:\n- sparse-autoencoder\n- {library}\n- sae-cli\n---\n# {escape(' '.join(title.split()))}\n\n"
+        f"A sparse autoencoder trained with `sae`:\n\n{_fenced(command)}{picture}\n"
+        f"## Loading\n{_fenced(LOADING[library], 'python')}\n## Metrics\n{measured}\n\n"
+        f"## Configuration\n{_fenced(config_yaml.rstrip(), 'yaml')}"
     )
+
+
+def _fenced(text: str, kind: str = "") -> str:
+    """Return a block of code whose fence is longer than any in it."""
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks}{kind}\n{text}\n{ticks}\n"
 
 
 def training_figure(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -71,10 +71,6 @@ def read_json(path: Path) -> Any:
     return value
 
 
-def _could_be_hash(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == HASH_LENGTH
-
-
 def refuse_special(path: Path) -> None:
     """Raise ValueError for what is there but no file, such as a device without end or a pipe that nobody writes to."""
     if path.exists() and not path.is_file():

@@ -43,7 +43,7 @@ class StoredFile:
 
     def __post_init__(self) -> None:
         # A manifest may come from elsewhere: a name must not lead out of the folder.
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", self.name):
             raise ValueError(f"unfit file name {self.name!r}")
         if not all(type(number) is int and number >= 0 for number in (self.rows, self.bytes)):
             raise ValueError(f"{self.name}: rows and bytes must be counts")

@@ -60,7 +60,7 @@ def _sae_lens(folder: Path) -> SAE:
         *(SAE_LENS, "architecture", name, tensors, cfg),
         centred=cfg.get("apply_b_dec_to_input", True),
         unit=name in ("topk", "batchtopk") and cfg.get("rescale_acts_by_decoder_norm", False),
-        scale=scale,
+        scale=float(scale),
         input_norm="row" if norm == "constant_norm_rescale" else "scalar",
     )
 

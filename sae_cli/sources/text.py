@@ -119,7 +119,8 @@ def _records(text: TextConfig) -> Iterator[tuple[dict[str, Any], str]]:
     for path in _files(text)[1]:
         try:
             yield from _file_records(path, text.field)
-        except (OSError, EOFError, ValueError, zlib.error) as error:  # broken gzip, not UTF-8, not parquet
+        except (OSError, EOFError, ValueError, zlib.error, LookupError, TypeError, NotImplementedError) as error:
+            # broken gzip, not UTF-8, not parquet or one of a kind that is unknown
             raise UserError(f"text.path: cannot read {path}: {_reason(error)}") from error
 
 

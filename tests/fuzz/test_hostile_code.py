@@ -129,10 +129,10 @@ OWN = {
     "section": ("sae:\n  _target_: pathlib.Path", False),
     "callback": ("hydra:\n  callbacks:\n    x: " + CALL, True),
     "logging": ("hydra:\n  job_logging:\n    handlers: {x: {(): pathlib.Path.touch, self: MARK}}", True),
-    "searchpath": ("hydra:\n  searchpath: [file:///etc]", True),
-    "environment": ("name: ${oc.env:HOME}", False),
-    "nested": ("model:\n  path: ${oc.${sae.ste}:HOME}", False),
-    "decode": ("name: ${oc.decode:'${oc.env:HOME}'}", False),
+    "searchpath": ("hydra:\n  searchpath: [file:///etc]", False),
+    "environment": ("model:\n  revision: ${oc.env:HOME}", False),
+    "nested": ("model:\n  revision: ${oc.${sae.ste}:HOME}", False),
+    "decode": ("model:\n  revision: ${oc.decode:'${oc.env:HOME}'}", False),
     "object": ("name: !!python/object/apply:os.system ['touch MARK']", False),
 }
 """Of the user's own folder, which may come from somebody else; whether it is left aside instead of refused."""

@@ -57,7 +57,7 @@ interop-check: .peers/installed ## exported SAEs through the real SAELens, dicti
 faults: $(INSTALLED) ## 100 kills at random moments, 2,000 flipped bits and cut files (20 minutes)
 	SAE_KILLS=25 SAE_FLIPS=150 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/faults
 
-fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, by coverage too where atheris is installed (30 minutes)
+fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, and on 10,000 by coverage if atheris is installed (40 minutes)
 	$(BIN)/python -m tests.fuzz.run
 
 gpu-wheels: $(INSTALLED) ## what gpu-check needs beside torch and pytest, into .whl, for a GPU machine without a network

@@ -68,7 +68,11 @@ class CacheWriter:
             log.info("%s: going on after %d rows", folder, rows)
 
     def _read(self, share: int) -> Share | None:
-        return read_progress(self.folder, share, self.cache, self.fingerprint, self.commit)
+        states = read_progress(self.folder, share, self.cache, self.fingerprint, self.commit)
+        if any(len(state.sum_D) not in (0, self.width) for state in (states or {}).values()):
+            path = self.folder / PROGRESS.format(share_suffix(share, self.cache))
+            raise damaged(path, f"damaged (sums are not of width {self.width})")
+        return states
 
     def save(self) -> None:
         """Make the progress durable."""

@@ -1,7 +1,7 @@
-"""Checks what was built: `python tests/distributions.py FOLDER`, which holds an sdist, its wheel and, in tree/, the tree's.
+"""Checks what was built: `python tests/distributions.py FOLDER`, with an sdist, its wheel and, in tree/, the tree's.
 
-The sdist and the wheel hold the tracked files of the package and nothing else, both wheels are the same, and the metadata
-are sound.
+The sdist and the wheel hold the tracked files of the package and nothing else, both wheels are the same, and the
+metadata are sound.
 """
 
 import subprocess

@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sae_cli.assets import TINY
 from sae_cli.config.compose import compose
 from sae_cli.config.schema import Config
-from sae_cli.sources.language_model import LanguageModelRows
+from sae_cli.sources.model_rows import LanguageModelRows
 from sae_cli.store import writer
 
 WIDTH, LAYERS, HEADS, HIDDEN = 768, 6, 12, 2048

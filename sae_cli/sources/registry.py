@@ -35,7 +35,7 @@ def cache_folders(config: Config) -> dict[str, Path]:
 
         name = Path(config.source.path).stem
     else:
-        from sae_cli.sources.language_model import rows_fingerprint
+        from sae_cli.sources.model_rows import rows_fingerprint
 
         name = config.model.name
     prints = {hook: cache_fingerprint(rows_fingerprint(config, hook), config.cache) for hook in hook_names(config)}
@@ -48,7 +48,7 @@ def open_rows(config: Config, device: str) -> RowSource:
         from sae_cli.sources.vectors import VectorRows
 
         return VectorRows(config)
-    from sae_cli.sources.language_model import LanguageModelRows
+    from sae_cli.sources.model_rows import LanguageModelRows
 
     return LanguageModelRows(config, device)
 

@@ -11,7 +11,7 @@ from sae_cli.config.compose import compose
 from sae_cli.errors import UserError
 from sae_cli.runs.shares import launch_shares
 from sae_cli.sources import registry
-from sae_cli.sources.language_model import LanguageModelRows
+from sae_cli.sources.model_rows import LanguageModelRows
 from sae_cli.sources.registry import ensure_cache, shares_left
 from sae_cli.store.find import finished
 from sae_cli.store.writer import CacheWriter

@@ -10,8 +10,8 @@ export WANDB_MODE ?= offline
 export HF_HUB_OFFLINE ?= 1
 scripts = $(wildcard $(patsubst %,benchmarks/%.py,$(1)))
 
-.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-wheels gpu-check interop-check faults fuzz docs docs-serve bench \
-	bench-peers bench-sweep tiny-model clean
+.PHONY: help demo test test-all lint smoke sweep-smoke report gpu-wheels gpu-check interop-check faults fuzz \
+	docs docs-serve release-check test-lowest test-newest bench bench-peers bench-sweep tiny-model clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,8 +57,17 @@ interop-check: .peers/installed ## exported SAEs through the real SAELens, dicti
 faults: $(INSTALLED) ## 100 kills at random moments, 2,000 flipped bits and cut files (20 minutes)
 	SAE_KILLS=25 SAE_FLIPS=150 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/faults
 
-fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, by coverage too where atheris is installed (30 minutes)
+fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, and on 10,000 by coverage if atheris is installed (40 minutes)
 	$(BIN)/python -m tests.fuzz.run
+
+release-check: $(INSTALLED) ## sdist and wheel, installed with their own libraries in a new environment and used (5 minutes)
+	bash tests/wheel.sh clean
+
+test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows, but for torch (20 minutes)
+	bash tests/with_versions.sh lowest
+
+test-newest: ## the fast tests with the newest version of every library but torch (20 minutes)
+	bash tests/with_versions.sh newest
 
 gpu-wheels: $(INSTALLED) ## what gpu-check needs beside torch and pytest, into .whl, for a GPU machine without a network
 	$(BIN)/pip wheel -q --no-deps -w .whl -c $(CONSTRAINTS) hydra-core omegaconf antlr4-python3-runtime

@@ -28,3 +28,8 @@ def __getattr__(name: str) -> Any:
     from sae_cli import library
 
     return getattr(library, name)
+
+
+def __dir__() -> list[str]:
+    """Name also what is imported when it is first asked for, for completion in a notebook."""
+    return [*globals(), *__all__]

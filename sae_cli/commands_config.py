@@ -38,9 +38,7 @@ def shipped() -> list[str]:
 
 @config_app.command()
 def ls(
-    group: Annotated[
-        str | None, typer.Argument(help="One group, or sweeps; default: all.", autocompletion=lambda: PLACES)
-    ] = None,
+    group: Annotated[str | None, typer.Argument(help="Default: all.", autocompletion=lambda: PLACES)] = None,
     as_json: Json = False,
     config_dir: ConfigDir = None,
 ) -> None:
@@ -57,12 +55,7 @@ def ls(
 
 @config_app.command(name="keys")
 def list_keys(
-    start: Annotated[
-        str,
-        typer.Argument(
-            metavar="[PREFIX]", help="Only keys that begin so, such as train.", autocompletion=lambda: list(by_name())
-        ),
-    ] = "",
+    start: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Such as train.", autocompletion=by_name)] = "",
     as_json: Json = False,
 ) -> None:
     """Print every key with its type, default and meaning."""
@@ -81,10 +74,7 @@ def list_keys(
 @config_app.command()
 def cp(
     name: Annotated[
-        str,
-        typer.Argument(
-            metavar="GROUP/NAME", help="A shipped file, as `sae config ls` shows it.", autocompletion=shipped
-        ),
+        str, typer.Argument(metavar="GROUP/NAME", help="As `sae config ls` shows it.", autocompletion=shipped)
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Your configuration folder.")],
     force: Annotated[bool, typer.Option("--force", help="Replace your file of that name.")] = False,

@@ -26,9 +26,7 @@ COLUMNS = {
 
 Subjects = Annotated[
     list[str],
-    typer.Argument(
-        metavar="PATH... [KEY=VALUE]...", help="Runs, folders of runs, folders of SAEs.", autocompletion=complete
-    ),
+    typer.Argument(metavar="PATH... [KEY=VALUE]...", help="Runs, folders of runs or SAEs.", autocompletion=complete),
 ]
 
 

@@ -85,10 +85,8 @@ def read_json(path: Path) -> Any:
     refuse_special(path)
     value = parse_json(path.read_text(encoding="utf-8"))
     if isinstance(value, dict):
-        names = (
-            [HASH] if HASH in value else [key for key, other in value.items() if _could_be_hash(other)][:MOST_HASHES]
-        )
-        for name in names:
+        like = [key for key, other in value.items() if isinstance(other, str) and len(other) == HASH_LENGTH]
+        for name in [HASH] if HASH in value else like[:MOST_HASHES]:
             rest = {key: other for key, other in value.items() if key != name}
             # a file without a hash is older, unless the hash stands there under a damaged name
             if (value[name] == short_hash(rest, HASH_LENGTH)) != (name == HASH):
@@ -101,10 +99,6 @@ def refuse_newer(path: Path, version: Any, known: int) -> None:
     """Raise UserError if a file is of a later format version than the last that this program knows."""
     if type(version) is int and version > known:
         raise UserError(f"{path}: format version {version}, this sae-cli reads up to {known}: pip install -U sae-cli")
-
-
-def _could_be_hash(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == HASH_LENGTH
 
 
 def refuse_special(path: Path) -> None:

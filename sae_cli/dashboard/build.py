@@ -80,6 +80,8 @@ def build(
     length = config.model.context if config.source.kind == "language_model" else BLOCK
     statistics, strongest, sampled = read(sae, ids_L, folder, length, extent, device)
     model = LanguageModel(config.model, device) if config.source.kind == "language_model" else None
+    if model:
+        model.check_commit(read_manifest(folder).source)
     vocabulary = Vocabulary(model)
     both = (strongest.found, sampled.found)
     shown = torch.cat([found.context_KL[found.score_KL > 0] for found in both]).unique()

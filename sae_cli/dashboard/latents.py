@@ -22,7 +22,7 @@ BATCH = 2048
 def parse_latents(words: str, count: int) -> list[int]:
     """Return the latents that `0-99,205` names, in that order and each once; `all`: every one of the `count`.
 
-    Raises UserError if a word is no number or range, or is beyond the last latent.
+    A range ends at the last latent. Raises UserError if a word is no number or range, or begins beyond the last latent.
     """
     if words == "all":
         return list(range(count))
@@ -32,9 +32,9 @@ def parse_latents(words: str, count: int) -> list[int]:
         if not match:
             raise UserError(f"--latents {words}: {word!r} is no latent or range; give some such as 0-99,205, or all")
         first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < count:
+        if first >= count or last < first:
             raise UserError(f"--latents {words}: {word.strip()} lies outside 0-{count - 1}, the latents of this SAE")
-        found |= dict.fromkeys(range(first, last + 1))
+        found |= dict.fromkeys(range(first, min(last + 1, count)))
     return list(found)
 
 

@@ -29,6 +29,7 @@ from sae_cli.sources import ActivationSource
 from sae_cli.sources.language_model import LanguageModel
 from sae_cli.sources.registry import open_source
 from sae_cli.sources.synthetic import SyntheticSource
+from sae_cli.store.loader import CacheReader
 
 BIAS_BINS = 60
 
@@ -99,18 +100,20 @@ def _evaluate_group(subjects: Sequence[Subject], device: str) -> list[dict[str, 
             section["composition"] = composition(sae.W_dec_FD, sums.fired_F > 0)
         sections.append(section)
     if config.source.kind == "language_model" and (settings.contexts or settings.words or settings.probe_rows):
-        for name, parts in _model_sections(saes, config, source.mean_D.to(device), device).items():
+        for name, parts in _model_sections(saes, config, source, device).items():
             for section, part in zip(sections, parts, strict=True):
                 section[name] = part
     return [finite(section) for section in sections]
 
 
-def _model_sections(saes: list[SAE], config: Config, mean_D: Tensor, device: str) -> dict[str, Sequence[Any]]:
+def _model_sections(saes: list[SAE], config: Config, source: ActivationSource, device: str) -> dict[str, Sequence[Any]]:
     """Return the sections that need the language model, of each SAE, as far as the settings ask for them.
 
     All SAEs share its forward passes.
     """
-    model, hook = LanguageModel(config.model, device), config.model.hook
+    model, hook, mean_D = LanguageModel(config.model, device), config.model.hook, source.mean_D.to(device)
+    if isinstance(source, CacheReader):
+        model.check_commit(source.manifest.source)
     settings, memory = config.eval, config.eval.memory_bytes
     found: dict[str, Sequence[Any]] = {}
     if settings.words:

@@ -1,6 +1,8 @@
 """The model card of an exported run: what made it, how good it is, how to load it, and its training as a figure."""
 
+import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 LOADING = {
@@ -30,18 +32,25 @@ def model_card(
     measured = f"| metric | value |\n|---|---|\n{rows}" if numbers else "Not evaluated (`sae eval`)."
     picture = f"\n![FVU and L0 in training]({figure})\n" if figure else ""
     return (
-        f"---\ntags:\n- sparse-autoencoder\n- {library}\n- sae-cli\n---\n# {title}\n\n"
-        f"A sparse autoencoder trained with `sae`:\n\n```\n{command}\n```\n{picture}\n"
-        f"## Loading\n```python\n{LOADING[library]}\n```\n\n## Metrics\n{measured}\n\n"
-        f"## Configuration\n```yaml\n{config_yaml.rstrip()}\n```\n"
+        f"---\ntags:\n- sparse-autoencoder\n- {library}\n- sae-cli\n---\n# {escape(' '.join(title.split()))}\n\n"
+        f"A sparse autoencoder trained with `sae`:\n\n{_fenced(command)}{picture}\n"
+        f"## Loading\n{_fenced(LOADING[library], 'python')}\n## Metrics\n{measured}\n\n"
+        f"## Configuration\n{_fenced(config_yaml.rstrip(), 'yaml')}"
     )
+
+
+def _fenced(text: str, kind: str = "") -> str:
+    """Return a block of code whose fence is longer than any in it."""
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks}{kind}\n{text}\n{ticks}\n"
 
 
 def training_figure(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return FVU and L0 over training steps, each on its own scale, as an SVG; empty without two lines of both."""
     drawn = []
     for key, name, colour in CURVES:
-        points = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
+        pairs = [(line.get("step"), line.get(key)) for line in lines]
+        points = [pair for pair in pairs if all(isinstance(one, int | float) and abs(one) < 1e300 for one in pair)]
         if len(points) < 2:
             return ""
         steps, values = zip(*points, strict=True)

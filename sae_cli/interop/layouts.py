@@ -42,8 +42,8 @@ def recognise(folder: Path) -> str | None:
     """Return the library whose layout a folder has, None for other folders."""
     if (folder / "ae.pt").exists():
         return "dictionary_learning"
-    if (folder / "cfg.json").exists() and (folder / "sae_weights.safetensors").exists():
+    if (folder / "cfg.json").is_file() and (folder / "sae_weights.safetensors").exists():
         return "SAELens"
-    if (folder / "cfg.json").exists() and (folder / "sae.safetensors").exists():
+    if (folder / "cfg.json").is_file() and (folder / "sae.safetensors").exists():
         return None if b'"nonlinearity"' in (folder / "cfg.json").read_bytes() else "sparsify"
     return None

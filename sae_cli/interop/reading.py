@@ -6,6 +6,7 @@ The formulas are those of the peers' `encode` and `decode`. What this file does 
 import re
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -59,7 +60,7 @@ def _sae_lens(folder: Path) -> SAE:
         *(SAE_LENS, "architecture", name, tensors, cfg),
         centred=cfg.get("apply_b_dec_to_input", True),
         unit=name in ("topk", "batchtopk") and cfg.get("rescale_acts_by_decoder_norm", False),
-        scale=scale,
+        scale=float(scale),
         input_norm="row" if norm == "constant_norm_rescale" else "scalar",
     )
 
@@ -68,8 +69,13 @@ def _dictionary_learning(folder: Path) -> SAE:
     cfg = read_json(folder / "config.json").get("trainer", {})
     name = cfg.get("dict_class")
     try:
+        with ZipFile(folder / "ae.pt") as packed:  # as torch writes it; what is packed tighter could fill the memory
+            if any(entry.compress_type != ZIP_STORED for entry in packed.infolist()):
+                raise ValueError("compressed")
         tensors = torch.load(folder / "ae.pt", map_location="cpu", weights_only=True)
         tensors = {key: torch.as_tensor(value) for key, value in tensors.items()}
+        if any(value.nbytes > value.untyped_storage().nbytes() for value in tensors.values()):
+            raise ValueError("larger than what is stored")
     except Exception as error:  # zip, pickle and tensor errors share no base class
         raise UserError(f"ae.pt is not tensors by name alone ({type(error).__name__}); no pickle is run") from error
     if "k" in tensors and int(tensors["k"]) != cfg.setdefault("k", int(tensors["k"])):

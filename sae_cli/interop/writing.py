@@ -65,7 +65,7 @@ def canonical(sae: SAE) -> tuple[str, dict[str, Tensor]]:
     if name == "batchtopk":  # it fires at the threshold too
         below = torch.nextafter(stored["threshold"], torch.full_like(b, -torch.inf))
         return "jumprelu", tensors | {"threshold": below.clamp(min=0)}
-    raise UserError(f"no other library has {name}: its latents may be negative")
+    raise UserError(f"no other library has {name}, and its latents are not those of relu, jumprelu, topk or gated")
 
 
 def with_unit_directions(form: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

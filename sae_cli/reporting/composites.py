@@ -40,10 +40,11 @@ def composites(points: list[Point]) -> Markup:
 
 def _trees(levels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the latents with most descendants, each with those below it: {name, narrow, edge, below, size}."""
+    # One parent for each, or it would be no tree, and could have more nodes than any memory holds.
+    parents = {(level["wide"], edge["child"]): (level["narrow"], edge) for level in levels for edge in level["edges"]}
     edges = defaultdict(list)
-    for level in levels:
-        for edge in level["edges"]:
-            edges[level["narrow"], edge["parent"]].append((level["wide"], edge))
+    for (wide, _), (narrow, edge) in parents.items():
+        edges[narrow, edge["parent"]].append((wide, edge))
 
     def grown(dictionary: str, latent: int, narrow: str = "", edge: Any = None) -> dict[str, Any]:
         children = sorted(edges.get((dictionary, latent), ()), key=lambda one: -one[1]["cosine"])

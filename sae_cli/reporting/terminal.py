@@ -189,7 +189,7 @@ def progress(point: Point) -> dict[str, Any]:
     """Return how far a point is: state, step of steps, seconds since its files last changed, error."""
     last = point.lines[-1] if point.lines else {}
     said = (last.get("step"), point.status.get("step"), point.status.get("steps"))
-    logged, saved, steps = (value if isinstance(value, int) else 0 for value in said)
+    logged, saved, steps = (value if isinstance(value, int) and abs(value) < 1e15 else 0 for value in said)
     files = [Path(point.folder, name) for name in ("metrics.jsonl", "status.json")]
     changed = [file.stat().st_mtime for file in files if file.exists()]
     return {

@@ -68,9 +68,9 @@ class RunDirectory:
     @property
     def status(self) -> dict[str, Any]:
         """state (new | running | done | failed | interrupted), step, steps, error, run_id, updated."""
-        if not (self.path / "status.json").exists():
-            return {"state": "new", "step": 0, "steps": 0, "error": ""}
-        return self.record("status.json", state=str, step=int)
+        fresh = {"state": "new", "step": 0, "steps": 0, "error": ""}
+        exists = (self.path / "status.json").exists()
+        return fresh | (self.record("status.json", state=str) if exists else {})
 
     @property
     def stamp(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class RunDirectory:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the source the run was trained on."""
-        return self.record("stamp.json", source_fingerprint=str)["source_fingerprint"]
+        return self.record("stamp.json", source_fingerprint=str).get("source_fingerprint", "")
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
@@ -97,8 +97,8 @@ class RunDirectory:
             if not isinstance(value, dict):
                 raise ValueError(f"holds {type(value).__name__}, not dict")
             refuse_newer(self.path / name, value.get("version"), VERSIONS.get(name, 1))
-            if wrong := [key for key, kind in kinds.items() if not isinstance(value.get(key), kind)]:
-                raise ValueError(f"{', '.join(wrong)} missing or of another kind")
+            if wrong := [key for key, kind in kinds.items() if not isinstance(value.get(key, kind()), kind)]:
+                raise ValueError(f"{', '.join(wrong)} of another kind")
             return value
         except FileNotFoundError:
             raise UserError(f"{self.path / name} is missing") from None
@@ -125,11 +125,9 @@ class RunDirectory:
         try:
             refuse_special(file)
             lines = [parse_json(line) for line in file.read_text().split("\n")[:-1] if line]
-            if not all(isinstance(line, dict) for line in lines):
-                raise ValueError("a line is not a JSON object")
+            return [line for line in lines if isinstance(line, dict)]
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: damaged ({error})") from error
-        return lines
 
     def clear(self) -> None:
         """Remove what an earlier attempt left, so that the run starts over."""
@@ -212,8 +210,7 @@ class RunDirectory:
             stream.truncate(0)
             job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
             with naming(self.path):
-                stream.write(f"process {os.getpid()} on {socket.gethostname()}{job}")
-                stream.flush()
+                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}{job}".encode())
             yield
 
 

@@ -18,10 +18,12 @@ MADE_AGAIN = {"eval.json": "run `sae eval {run}`", "compare.json": "run `sae com
 
 
 def examine_path(path: Path) -> list[Finding]:
-    """Return the findings on a run, a folder of runs or a cache; UserError if it is none of these."""
-    if (path / MANIFEST).exists() or any(path.glob(PROGRESS.format("*"))):
-        return examine_cache(path)
-    return [finding for run in find_runs(path) for finding in examine_run(run)]
+    """Return the findings on the caches and runs at a path and below it; UserError if there is neither."""
+    caches = {file.parent for name in (MANIFEST, PROGRESS.format("*")) for file in path.glob(f"**/{name}")}
+    findings = [finding for folder in sorted(caches) for finding in examine_cache(folder)]
+    if caches and not any(path.glob("**/config.yaml")):
+        return findings
+    return findings + [finding for run in find_runs(path) for finding in examine_run(run)]
 
 
 def examine_cache(folder: Path) -> list[Finding]:

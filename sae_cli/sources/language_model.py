@@ -78,6 +78,7 @@ class LanguageModel:
         self.settings = model
         self.device = device
         self._bridge = _boot(model, device)
+        self.commit = {} if _local_folder(model.path) else _commit(model)
         self._points = self._bridge.hook_dict
         self.vocabulary: int = self._bridge.cfg.d_vocab
         self.tokenizer = self._bridge.tokenizer
@@ -92,10 +93,19 @@ class LanguageModel:
             raise UserError(f"model.context={model.context}: {model.path} takes at most {self._bridge.cfg.n_ctx}")
         self.check_hook(model.hook)
 
+    def check_commit(self, source: dict[str, Any]) -> None:
+        """Raise UserError if a manifest's `source` says that a cache was made with another commit of the model."""
+        now = self.commit.get("commit")
+        if now and (known := source.get("model", {}).get("commit", now)) != now:
+            remedy = f"put that one back into the hub's cache, or train again with model.revision={now}"
+            raise UserError(f"model.path={self.settings.path}: its cache is of commit {known}, this is {now}: {remedy}")
+
     def check_hook(self, hook: str) -> None:
         """Raise UserError with the nearest names if the model has no such hook; aliases count."""
         if hook not in self._points:
-            raise UserError(f"model.hook={hook}: {self.settings.path} has no such hook.{suggest(hook, self._points)}")
+            layers = f" Its layers end at blocks.0.hook_out to blocks.{self._bridge.cfg.n_layers - 1}.hook_out"
+            near = suggest(hook, self._points) or layers
+            raise UserError(f"model.hook={hook}: {self.settings.path} has no such hook.{near}")
 
     def d_model(self, hook: str) -> int:
         """Return the width D at a hook, from a forward pass."""
@@ -125,6 +135,11 @@ class LanguageModel:
         """
         from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
+        if (largest := int(tokens_CT.max())) >= self.vocabulary:
+            raise UserError(
+                f"model.path={self.settings.path}: its tokenizer gives token {largest}, the model knows only "
+                f"{self.vocabulary} tokens: put the tokenizer that it was trained with into its folder"
+            )
         found: dict[str, Tensor] = {}
 
         def keep(hook: str, value: Tensor) -> None:
@@ -218,10 +233,11 @@ class LanguageModelRows:
         """Return what the manifest records about the rows' origin."""
         model, text = self.config.model, self.config.text
         names = ("name", "path", "revision", "dtype", "processing", "context", "batch", "prepend_bos", "drop_bos")
+        known = {"fingerprint": model_fingerprint(model), **self.model.commit}
         tokenizer = {"class": type(self.model.tokenizer).__name__, "vocabulary": len(self.model.tokenizer)}
         return {
             "source": "language_model",
-            "model": {name: getattr(model, name) for name in names} | {"fingerprint": model_fingerprint(model)},
+            "model": {name: getattr(model, name) for name in names} | known,
             "hook": hook,
             "tokenizer": tokenizer | {"bos_id": self.model.bos_id, "separator_id": self.model.separator_id},
             "text": {"name": text.name, "from": text.path or text.dataset, "fingerprint": text_fingerprint(text)},
@@ -302,6 +318,14 @@ def _local_folder(path: str) -> Path | None:
     return None
 
 
+def _commit(model: ModelConfig) -> dict[str, str]:
+    """Return the `commit` of a hub's model that was just loaded, if it is known."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(model.path, "config.json", revision=model.revision or None)
+    return {"commit": Path(file).parent.name} if isinstance(file, str) else {}
+
+
 def _boot(model: ModelConfig, device: str) -> Any:
     """Load a model once and wrap it; UserError says what to do if that fails."""
     folder = _local_folder(model.path)
@@ -326,6 +350,8 @@ def _boot(model: ModelConfig, device: str) -> Any:
             remedy = "check the name, run once with a network, or set model.path to a local folder"
             if folder:
                 remedy = "check the folder's files"
+                if not any(any(folder.glob(name)) for name in ("*token*", "vocab*")):
+                    remedy = "it holds no tokenizer: write one there with tokenizer.save_pretrained"
             raise UserError(f"model.path={model.path} cannot be loaded ({reason}): {remedy}") from error
     bridge.eval().requires_grad_(False)
     log.info("loaded %s on %s", model.path, device)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sae_cli.config.combinations import SIZED
 from sae_cli.config.convert import to_dict
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
@@ -13,17 +14,7 @@ from sae_cli.sources import ActivationSource, RowSource, Split
 
 log = logging.getLogger(__name__)
 
-SYNTHETIC = (
-    "three_features",
-    "features",
-    "chanin",
-    "sharkey",
-    "tms",
-    "tree",
-    "sanity",
-    "synthbench",
-    "hierarchical",
-)
+SYNTHETIC = ("three_features", "features", *SIZED)
 CACHED = ("language_model", "vectors")
 SOURCES = (*CACHED, *SYNTHETIC)
 
@@ -148,10 +139,8 @@ def check_unchanged(config: Config, fingerprint: str, path: Path) -> None:
         names = f"source.path={config.source.path}"
         if config.source.kind == "language_model":
             names = f"the weights or tokenizer of model.path={config.model.path}, or text={config.text.name},"
-        raise UserError(
-            f"{path}: {names} changed since it was trained (fingerprint {fingerprint}, now {now}): put back what it "
-            "was trained on, or train again"
-        )
+        change = f"{names} changed since it was trained (fingerprint {fingerprint}, now {now})"
+        raise UserError(f"{path}: {change}: put back what it was trained on, or train again")
 
 
 def training_part(config: Config) -> Config:

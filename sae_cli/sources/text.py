@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +15,8 @@ from sae_cli.files import parse_json, sha256_of, short_hash
 from sae_cli.sources import Split
 
 BUNDLED = {"bundled:wiki": WIKI}
+LONGEST = 1 << 28
+"""Characters of a line: a small packed file could unpack to more than any memory holds."""
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -41,10 +43,10 @@ def documents(text: TextConfig, split: Split) -> Iterator[str]:
     if not total:
         raise UserError(f"text={text.name}: {_where(text)} holds no text: give another text.path or text.dataset")
     if not found:
+        change = f"{'raise' if split == 'validation' else 'lower'} text.validation (now {text.validation})"
         raise UserError(
-            f"text={text.name}: none of the {total} documents of {_where(text)} falls into the {split} part: "
-            f"change text.validation (now {text.validation}), give more documents, or cut .txt files into them "
-            f"(text.cut={text.cut // 2 or 4000})"
+            f"text={text.name}: none of the {total} documents of {_where(text)} falls into the {split} part: {change}, "
+            f"give more documents, or cut .txt files into more (text.cut={text.cut // 2 or 4000})"
         )
 
 
@@ -60,8 +62,7 @@ def text_fingerprint(text: TextConfig) -> str:
     elif folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         content = [content_hash(folder, files), text.subset, text.split]
-    cut = [text.cut] if text.cut else []
-    return short_hash([content, text.field, text.validation, text.max_documents, *cut])
+    return short_hash([content, text.field, text.validation, text.max_documents, *([text.cut] if text.cut else [])])
 
 
 def content_hash(root: Path, files: Iterable[Path]) -> str:
@@ -123,7 +124,8 @@ def _records(text: TextConfig) -> Iterator[tuple[dict[str, Any], str]]:
     for path in _files(text)[1]:
         try:
             yield from _file_records(path, text.field, text.cut)
-        except (OSError, EOFError, ValueError, zlib.error) as error:  # broken gzip, not UTF-8, not parquet
+        except (OSError, EOFError, ValueError, zlib.error, LookupError, TypeError, NotImplementedError) as error:
+            # broken gzip, not UTF-8, not parquet or one of a kind that is unknown
             raise UserError(f"text.path: cannot read {path}: {_reason(error)}") from error
 
 
@@ -145,7 +147,9 @@ def _file_records(path: Path, field: str, cut: int) -> Iterator[tuple[dict[str, 
                 yield from ((record, str(path)) for record in batch.to_pylist())
     else:
         with (gzip.open if suffix == ".jsonl.gz" else open)(path, "rt", encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(partial(lines.readline, LONGEST), ""), 1):
+                if len(line) == LONGEST:
+                    raise UserError(f"text.path: {path} line {number} is longer than {LONGEST:,} characters")
                 if not line.strip():
                     continue
                 try:

@@ -159,12 +159,11 @@ def _saved_tensors(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # zip, pickle and tensor errors share no base class
         raise UserError(
-            f"source.path: {path} is not tensors by name alone ({type(error).__name__}); no pickle is run"
+            f"source.path: {path} is not tensors alone ({type(error).__name__}); no pickle is run"
         ) from error
     found = loaded if isinstance(loaded, dict) else {KEYS[0]: loaded}
-    tensors = {str(key): value.detach() for key, value in found.items() if isinstance(value, Tensor)}
-    sound = {key: x for key, x in tensors.items() if x.layout == torch.strided}
-    return {key: x for key, x in sound.items() if x.numel() * x.itemsize <= x.untyped_storage().nbytes()}
+    plain = {str(key): x.detach() for key, x in found.items() if isinstance(x, Tensor) and x.layout == torch.strided}
+    return {key: x for key, x in plain.items() if x.numel() * x.itemsize <= x.untyped_storage().nbytes()}
 
 
 def _chosen(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:

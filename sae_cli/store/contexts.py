@@ -50,7 +50,10 @@ def read_contexts(folder: Path, split: Split, size: int) -> Iterator[ContextRows
     part: Part = getattr(manifest, split)
     check_sizes(folder, part.shards)
     rest = _empty(0, manifest)
-    blocks = list(_blocks(part, split, manifest))
+    try:
+        blocks = list(_blocks(part, split, manifest))
+    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
+        raise damaged(folder / MANIFEST, f"its settings do not fit its shards ({error})") from error
     for index, shards in enumerate(blocks):
         block = _join(rest, shards, folder, manifest)
         order_N = (block.context_N * (int(block.position_N.max()) + 1) + block.position_N).argsort()
@@ -84,8 +87,12 @@ def _blocks(part: Part, split: Split, manifest: Manifest) -> Iterator[list[Store
     """Yield the shards that were shuffled together, block by block."""
     cache = CacheConfig(**manifest.settings)
     shards = iter(part.shards)
+    if not 1 <= cache.parts <= part.rows:
+        raise ValueError(f"parts={cache.parts}")
     for left in block_sizes(row_limit(split, cache), manifest.width, cache, part.rows):
         block: list[StoredFile] = []
+        if left < 1:
+            raise ValueError(f"a block of {left} rows")
         while left > 0:
             block.append(next(shards))
             left -= block[-1].rows

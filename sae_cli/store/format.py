@@ -42,7 +42,7 @@ class StoredFile:
 
     def __post_init__(self) -> None:
         # A manifest may come from elsewhere: a name must not lead out of the folder.
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", self.name):
             raise ValueError(f"unfit file name {self.name!r}")
         if not all(type(number) is int and number >= 0 for number in (self.rows, self.bytes)):
             raise ValueError(f"{self.name}: rows and bytes must be counts")
@@ -118,6 +118,9 @@ def read_manifest(folder: Path) -> Manifest:
         numbers = [*manifest.mean, manifest.mean_squared_norm, manifest.variance]
         if manifest.width != len(manifest.mean) or not all(math.isfinite(number) for number in numbers):
             raise ValueError("mean, mean_squared_norm or variance is not sound")
+        for shard in (*manifest.train.shards, *manifest.validation.shards):
+            if shard.bytes != file_bytes(shard_tensors(shard.rows, manifest.width, manifest.dtype)):
+                raise ValueError(f"{shard.name}: {shard.bytes} bytes are not those of {shard.rows} rows")
     except FileNotFoundError:
         raise UserError(f"{folder}: no finished cache here ({MANIFEST} is missing); run `sae cache`") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -206,7 +209,7 @@ def find_x(folder: Path, shard: StoredFile, manifest: Manifest) -> int:
     path = folder / shard.name
     try:
         with path.open("rb", buffering=0) as stream:
-            if stream.read(len(header)) != header or shard.bytes != file_bytes(tensors):
+            if stream.read(len(header)) != header:
                 raise ValueError(f"not a shard of {shard.rows} x {manifest.width} {manifest.dtype}")
     except (OSError, ValueError) as error:
         raise damaged(path, f"damaged ({error})") from error

@@ -48,8 +48,8 @@ class CacheReader:
         self.folder, self.data_seed = folder, data_seed
         self.manifest = manifest = read_manifest(self.folder)
         check_sizes(folder, (*manifest.train.files(), *manifest.validation.files()))
-        if manifest.mean_squared_norm <= 0 or not manifest.train.rows:
-            raise damaged(self.folder / MANIFEST, "no training rows other than zero")
+        if manifest.variance <= 0 or not manifest.train.rows:
+            raise damaged(self.folder / MANIFEST, "no training rows, or all are the same")
         self.rows = manifest.train.rows
         self.d_model = manifest.width
         self.fingerprint = manifest.fingerprint

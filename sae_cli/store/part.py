@@ -26,6 +26,14 @@ class PartState(Part):
     sum_squares: float = 0.0
     complete: bool = False
 
+    def __post_init__(self) -> None:
+        if not all(
+            isinstance(number, int | float) and abs(number) < 1e300 for number in (*self.sum_D, self.sum_squares)
+        ):
+            raise ValueError("sums are not finite numbers")
+        if type(self.blocks) is not int or bool(self.sum_D) != bool(self.rows):
+            raise ValueError("blocks or sums do not fit the rows")
+
 
 class PartWriter:
     """Gathers a share's rows, `state.rows` of which are stored. `save` makes the state durable, after each block.

@@ -15,7 +15,7 @@ import numpy as np
 
 from sae_cli import __version__
 from sae_cli.config.schema_data import CacheConfig
-from sae_cli.errors import UserError
+from sae_cli.errors import UserError, of_system
 from sae_cli.files import read_json, write_json
 from sae_cli.sources import RowBlock, RowSource, Split
 from sae_cli.store.behind import Behind
@@ -58,16 +58,25 @@ class CacheWriter:
             check_owner(folder / MANIFEST, read_manifest(folder).fingerprint, self.fingerprint)
             self._clear()
             return
+        self.commit = source.describe(hook).get("model", {}).get("commit", "")
         suffix = share_suffix(share, cache)
         for leftover in folder.glob(f".*{suffix}[-.]*.tmp"):
             leftover.unlink()
-        self.states = read_progress(folder, share, cache, self.fingerprint) or {s: PartState() for s in SPLITS}
+        shares = [self._read(one) for one in range(cache.parts)]  # of whoever writes them
+        self.states = shares[share] or {s: PartState() for s in SPLITS}
         if rows := sum(state.rows for state in self.states.values()):
             log.info("%s: going on after %d rows", folder, rows)
 
+    def _read(self, share: int) -> Share | None:
+        states = read_progress(self.folder, share, self.cache, self.fingerprint, self.commit)
+        if any(len(state.sum_D) not in (0, self.width) for state in (states or {}).values()):
+            path = self.folder / PROGRESS.format(share_suffix(share, self.cache))
+            raise damaged(path, f"damaged (sums are not of width {self.width})")
+        return states
+
     def save(self) -> None:
         """Make the progress durable."""
-        data = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint}
+        data = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, "commit": self.commit}
         path = self.folder / PROGRESS.format(share_suffix(self.share, self.cache))
         write_json(path, data | {split: asdict(state) for split, state in self.states.items()})
 
@@ -78,10 +87,13 @@ class CacheWriter:
         """
         if (self.folder / MANIFEST).exists():
             return
-        shares = [read_progress(self.folder, share, self.cache, self.fingerprint) for share in range(self.cache.parts)]
+        shares = [self._read(share) for share in range(self.cache.parts)]
         states = [share for share in shares if share and complete(share)]
         if len(states) < len(shares):
             return
+        if cache_fingerprint(self.source.fingerprint(self.hook), self.cache) != self.fingerprint:
+            remedy = f"delete {self.folder} and run `sae cache` again"
+            raise UserError(f"{self.folder}: the model or the text changed while it was cached; {remedy}")
         parts = {split: Part() for split in SPLITS}
         for split, part in parts.items():
             for state in (share[split] for share in states):
@@ -116,8 +128,11 @@ class CacheWriter:
                 path.unlink(missing_ok=True)
 
 
-def read_progress(folder: Path, share: int, cache: CacheConfig, fingerprint: str) -> Share | None:
-    """Return what is stored of a share, None if nothing is. Raises UserError if it is damaged or of another cache."""
+def read_progress(folder: Path, share: int, cache: CacheConfig, fingerprint: str, commit: str = "") -> Share | None:
+    """Return what is stored of a share, None if nothing is.
+
+    Raises UserError if it is damaged, of another cache or, as far as known, of another commit of a hub's model.
+    """
     path = folder / PROGRESS.format(share_suffix(share, cache))
     if not path.exists():
         return None
@@ -125,6 +140,9 @@ def read_progress(folder: Path, share: int, cache: CacheConfig, fingerprint: str
         data = read_json(path)
         check_version(path, data)
         check_owner(path, data["fingerprint"], fingerprint)
+        if commit and (begun := data.get("commit") or commit) != commit:
+            remedy = f"delete {folder} and run `sae cache` again, with model.revision to stay with one commit"
+            raise UserError(f"{path}: begun with commit {begun} of the model, which is now {commit}; {remedy}")
         states = {split: PartState.from_dict(data[split]) for split in SPLITS}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged(path, f"damaged ({error})") from error
@@ -165,10 +183,7 @@ def write_caches(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(
-            f"cache.dir={next(iter(folders.values())).parent}: no space left on the disk; free some and run the same "
-            "command again, it goes on where it stopped"
-        ) from error
+        raise UserError(f"cache.dir={next(iter(folders.values())).parent}: {of_system(error)}") from error
 
 
 def _write_part(source: RowSource, split: Split, writers: list[CacheWriter], progress: Progress) -> None:

@@ -156,6 +156,8 @@ def _train(
         try:
             ranks.from_first(lambda: opened.append(open_source(config, device)))  # which may have to write the cache
             source = opened[0] if opened else open_source(config, device)
+            if source.fingerprint != runs[0].fingerprint:
+                raise UserError(f"{runs[0].path}: the model or the data changed since the command began; run it again")
             if config.sae.input_norm == "row":
                 source = RowNormalised(source)
             for run, (point, plan, _) in zip(runs, points, strict=True):
@@ -264,7 +266,9 @@ def _stop_signals() -> Iterator[StopFlag]:
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Copy the package's log to a run's log.txt."""
-    handler = _File(path)
+    handler = logging.FileHandler(path)
+    # a full disk is told of by what else is written
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("sae_cli")
     logger.addHandler(handler)
@@ -274,10 +278,3 @@ def _log_file(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         with suppress(OSError):
             handler.close()
-
-
-class _File(logging.FileHandler):
-    """A log that a full disk cuts short without a word: what else is written there tells of it."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing."""

@@ -14,7 +14,12 @@ from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
 
 BASE = ["source=three_features"]
-NEEDED = {"text=local": "text.path=x.txt", "text=hf": "text.dataset=some/name", "source=vectors": "source.path=x.npy"}
+NEEDED = {
+    "model=local": ["model.path=x", "model.hook=blocks.0.hook_out"],
+    "text=local": ["text.path=x.txt"],
+    "text=hf": ["text.dataset=some/name"],
+    "source=vectors": ["source.path=x.npy"],
+}
 
 
 def refusal(*overrides: str, config_dir: Path | None = None) -> str:
@@ -85,7 +90,7 @@ def test_a_copied_nonlinearity_may_be_edited(tmp_path: Path) -> None:
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in choices(group)])
 def test_every_shipped_choice_composes_and_says_what_it_is(choice: str) -> None:
     group, name = choice.split("=")
-    assert flat(compose([choice, *([NEEDED[choice]] if choice in NEEDED else [])]))
+    assert flat(compose([choice, *NEEDED.get(choice, [])]))
     assert header(choices(group)[name])
 
 

@@ -8,10 +8,10 @@ from sae_cli.errors import UserError
 
 def test_ranges_and_single_latents():
     assert parse_latents("0-3,7, 2,5-5", 10) == [0, 1, 2, 3, 7, 5]
-    assert parse_latents("all", 3) == [0, 1, 2]
+    assert parse_latents("all", 3) == parse_latents("0-99", 3) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("words", ["", "3-1", "a", "0-10", "-1", "1;2", "1-", "٣"])
+@pytest.mark.parametrize("words", ["", "3-1", "a", "10", "10-12", "-1", "1;2", "1-", "٣"])
 def test_what_is_no_latent_is_refused(words):
     with pytest.raises(UserError, match="--latents"):
         parse_latents(words, 10)

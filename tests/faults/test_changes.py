@@ -1,7 +1,11 @@
 """Caches that are deleted or replaced while they are read, models and texts that change: refused, never mixed."""
 
+import os
 import shutil
+import subprocess
+import sys
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -21,13 +25,13 @@ def cache_of(folder: Path, words: list[str]) -> Path:
     return folder / next(line.split()[-1] for line in last_lines(folder).splitlines() if line.startswith("cache "))
 
 
-def paused(folder: Path, words: list[str], step: int):
+def paused(folder: Path, words: list[str], step: int) -> BaseProcess:
     process = start(words, folder, partial(pause, step))
     wait_for(folder / "paused")
     return process
 
 
-def ended(process, folder: Path) -> int:
+def ended(process: BaseProcess, folder: Path) -> int | None:
     (folder / "go").touch()
     process.join(60)
     return process.exitcode
@@ -80,11 +84,6 @@ def test_a_cache_replaced_after_it_was_read_is_found_out(folder: Path, whole: Wh
     assert same(folder, whole)
 
 
-def model_folder(place: Path) -> Path:
-    shutil.copytree(MODEL, place)
-    return place
-
-
 def change(file: Path) -> None:
     """Change one weight, or one word of the text or of the vocabulary."""
     data = bytearray(file.read_bytes())
@@ -100,7 +99,7 @@ def change(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model/model.safetensors", "model/tokenizer.json", "texts/0.txt"])
 def test_a_run_is_not_evaluated_on_a_changed_model_tokenizer_or_text(tmp_path: Path, name: str) -> None:
-    model_folder(tmp_path / "model")
+    shutil.copytree(MODEL, tmp_path / "model")
     (tmp_path / "texts").mkdir()
     for number in range(40):
         (tmp_path / f"texts/{number}.txt").write_text(f"Document {number} tells of the river and the town. " * 80)
@@ -118,3 +117,30 @@ def test_a_run_is_not_evaluated_on_a_changed_model_tokenizer_or_text(tmp_path: P
     assert len([*tmp_path.glob("caches/*")]) == 1  # none was made of the changed one
     (tmp_path / name).write_bytes(before)
     assert run(["eval", str(one), "eval.contexts=2"], tmp_path) == 0
+
+
+def test_a_model_of_a_hub_that_moved_is_refused(tmp_path: Path) -> None:
+    hub = tmp_path / "hf/hub/models--someone--tiny"
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+
+    def move_to(commit: str) -> None:
+        if not (snapshot := hub / "snapshots" / commit).exists():
+            shutil.copytree(MODEL, snapshot)
+        (hub / "refs").mkdir(exist_ok=True)
+        (hub / "refs/main").write_text(commit)
+
+    def sae(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", "from sae_cli.cli import main; main()", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    old, new = "a" * 40, "b" * 40
+    move_to(old)
+    code, told = sae("train", *TINY, *TRAINING, "train.tokens=1024", "model.path=someone/tiny")
+    assert code == 0, told
+    (manifest,) = tmp_path.glob("caches/*/manifest.json")
+    assert f'"commit": "{old}"' in manifest.read_text()
+    move_to(new)
+    code, told = sae("eval", "runs", "eval.contexts=2")
+    assert code == 2
+    assert f"error: model.path=someone/tiny: its cache is of commit {old}, this is {new}: put" in told

@@ -1,6 +1,6 @@
 """`make fuzz`: every parser on many inputs, coverage-guided too where atheris is installed.
 
-python -m tests.fuzz.run [--inputs 10000] [--seconds 120] [--only BEGINNING]
+python -m tests.fuzz.run [--inputs 10000] [--seconds 150] [--only BEGINNING]
 
 Each target is a process of its own, in which an input may take LONGEST seconds and MEMORY bytes. One that fails is kept
 as `failed-input-...` and its traceback shown; the other targets go on. A target gets at most `--seconds` in each of
@@ -118,7 +118,7 @@ def main() -> None:
     """Fuzz all targets, or those whose name begins with a word; exit code 1 if any input was a defect."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
-    parser.add_argument("--seconds", type=int, default=120, help="for a target, in each of the two ways")
+    parser.add_argument("--seconds", type=int, default=150, help="for a target, in each of the two ways")
     parser.add_argument("--only", default="")
     parser.add_argument("--guided", action="store_true", help="by coverage only; without it, both ways")
     given = parser.parse_args()

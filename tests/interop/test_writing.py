@@ -98,7 +98,7 @@ def uneven() -> SAE:
 @pytest.mark.parametrize(
     ("sae", "library", "unit", "reason"),
     [
-        (example("tlin"), "saelens", False, "latents may be negative"),
+        (example("tlin"), "saelens", False, "no other library has tlin"),
         (example("relu"), "sparsify", False, "sparsify has TopK only, not relu"),
         (example("relu", "row"), "dictionary_learning", False, "input_norm=row"),
         (example("topk", "row"), "sparsify", False, "input_norm=row"),

@@ -4,10 +4,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from sae_cli.config.identity import run_id
 from sae_cli.errors import UserError
 from sae_cli.files import read_json
 from sae_cli.runs.directory import RunDirectory, find_runs
+from sae_cli.training.execute import execute
+from sae_cli.training.step import Stepper
 from tests.training.points import point
 
 
@@ -94,3 +98,35 @@ def test_a_run_without_its_stamp_is_named(run):
     (run.path / "stamp.json").unlink()
     with pytest.raises(UserError, match=r"stamp\.json is missing"):
         assert run.fingerprint
+
+
+@pytest.mark.parametrize("words", [[], ["train.precision=bf16", "train.tf32=true", "train.deterministic=true"]])
+def test_the_numeric_modes_of_a_run_are_stamped_and_in_force(tmp_path, monkeypatch, words):
+    """What stamp.json says is what torch was told while the run trained, and it is part of the run's identity."""
+    config, seen = point(tmp_path, "train.tokens=512", "train.batch=256", *words), []
+    step = Stepper.step
+
+    def watched(self, *rest):
+        modes = (torch.backends.cuda.matmul.allow_tf32, torch.are_deterministic_algorithms_enabled())
+        seen.append((*modes, self.shared.train.precision))
+        return step(self, *rest)
+
+    monkeypatch.setattr(Stepper, "step", watched)
+    try:
+        (outcome,) = execute([config])
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cuda.matmul.allow_tf32 = False
+    stamp = RunDirectory(outcome.folder).stamp
+    assert [(stamp["tf32"], stamp["deterministic"], stamp["precision"])] * 2 == seen
+    assert seen[0] == ((True, True, "bf16") if words else (False, False, config.train.precision))
+    plain = point(tmp_path, "train.tokens=512", "train.batch=256")
+    assert (run_id(config, "x") == run_id(plain, "x")) == (not words)
+
+
+def test_what_a_killed_attempt_left_half_written_is_removed(run, tmp_path):
+    for name in (".status.json.17.tmp", "checkpoint/.step-000000003.safetensors.17.tmp"):
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).touch()
+    run.prepare(point(tmp_path), [], "source", "abc", "cpu")
+    assert [*run.path.glob("**/.*.tmp")] == []

@@ -120,8 +120,11 @@ def test_a_damaged_checkpoint_is_named_and_not_resumed_from(run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["progress.json", "progress-0003.json"])
 def test_a_cache_that_is_not_finished_is_said_to_be_that(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("{}")
-    assert [(finding.state, finding.detail) for finding in examine_path(tmp_path)] == [("warn", "not finished")]
+    (tmp_path / "caches" / "one").mkdir(parents=True)
+    (tmp_path / "caches" / "one" / name).write_text("{}")
+    for place in ("caches/one", "caches", "."):
+        findings = examine_path(tmp_path / place)
+        assert [(finding.state, finding.detail) for finding in findings] == [("warn", "not finished")]
 
 
 def test_a_report_refuses_a_configuration_that_was_changed(run: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,7 +16,10 @@ from sae_cli.evaluation.evaluate import evaluate_subjects
 from sae_cli.files import read_json
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.subjects import is_sae, open_subjects
+from sae_cli.sources import registry
+from sae_cli.sources.language_model import model_fingerprint
 from sae_cli.sources.registry import source_fingerprint
+from sae_cli.training.execute import execute
 from tests.evaluation.saes import identity_sae, random_sae
 
 TOY = ["source=three_features", "cache.validation_tokens=500", "eval.rows=300", "eval.batch=100"]
@@ -138,3 +142,45 @@ def test_an_sae_of_a_language_model_is_refused_on_a_toy(tmp_path: Path) -> None:
     save_file({"vectors": vectors}, tmp_path / "vectors.safetensors")
     (subject,) = open_subjects([path], ["source=vectors", f"source.path={tmp_path / 'vectors.safetensors'}"])
     assert subject.config.source.kind == "vectors"
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ({}, ""),
+        ({"model_fingerprint": "someone@main"}, ""),  # a revision says nothing of a folder
+        (
+            {"model_fingerprint": "0" * 64},
+            "it is of other weights, another tokenizer or another revision of bundled",
+        ),
+        ({"model_processing": "other"}, "it is of model.processing=other, its data of raw"),
+    ],
+)
+def test_an_sae_of_other_weights_or_processing_is_refused(tmp_path: Path, own: dict, says: str) -> None:
+    words = ["model=tiny", "text=wiki"]
+    config = compose(words)
+    told = {"model_fingerprint": model_fingerprint(config.model), "model_processing": config.model.processing} | own
+    path = exported(tmp_path / "own", **told)
+    if says:
+        with pytest.raises(UserError, match=f"own: {says}"):
+            open_subjects([path], words)
+    assert open_subjects([path], words, force=bool(says))[0].sae.metadata == told
+
+
+def test_a_run_whose_vectors_changed_is_not_evaluated(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["source=vectors", f"source.path={tmp_path}/x.npy", "text.validation=0.5"]
+    drawn = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", drawn)
+    run = make_run("a", *words)
+    assert open_subjects([run])
+    folders = [f"runs_dir={tmp_path}/runs", f"cache.dir={tmp_path}/caches", "cache.tokens=0", "train.batch=8"]
+    config = compose([*TOY, *words, *folders, "tracker=jsonl", "sae.latents=8", "train.tokens=16"])
+    registry.source_fingerprint(config)  # a sweep hashes its data once
+    np.save(tmp_path / "x.npy", drawn[:50])
+    with pytest.raises(UserError, match=r"the model or the data changed since the command began; run it again"):
+        execute([config])
+    monkeypatch.setattr(registry, "_fingerprints", {})
+    with pytest.raises(UserError, match=r"runs/a: source\.path=.*x\.npy changed since it was trained .*train again"):
+        open_subjects([run])

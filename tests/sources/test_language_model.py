@@ -272,6 +272,7 @@ def test_describe_records_the_origin(rows_of):
     ("changes", "says"),
     [
         ({"hook": "blocks.0.hook_outt"}, r"model\.hook=blocks\.0\.hook_outt: .*Did you mean .*blocks\.0\.hook_out"),
+        ({"hook": "transformer.h.0"}, r"no such hook\. Its layers end at blocks\.0\.hook_out to blocks\.1\.hook_out"),
         ({"context": 4096}, r"model\.context=4096: bundled:tiny takes at most 256"),
         ({"path": "bundled:tinny"}, r"no such model\. Did you mean bundled:tiny"),
         ({"path": "./nowhere/model"}, r"no such folder"),
@@ -282,6 +283,15 @@ def test_mistakes_are_one_clear_line(changes, says):
     with pytest.raises(UserError, match=says) as error:
         LanguageModel(config_of(**changes).model, "cpu")
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_tokenizer_or_with_another_model_s_is_refused(tiny, tmp_path):
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).symlink_to(TINY / file)
+    with pytest.raises(UserError, match=r"holds no tokenizer: write one there with tokenizer\.save_pretrained"):
+        LanguageModel(config_of(path=str(tmp_path)).model, "cpu")
+    with pytest.raises(UserError, match=r"gives token 4096, the model knows only 4096 tokens"):
+        tiny.read(torch.tensor([[0, 4096]]), [HOOK])
 
 
 def test_unusable_hooks_and_too_little_text_are_refused(tiny, tokens_CT, tmp_path):

@@ -152,7 +152,7 @@ def test_one_text_file_has_a_validation_part_under_text_local_and_says_what_to_d
     parts = [list(documents(config, split)) for split in ("train", "validation")]
     assert all(parts)
     assert sum(map(len, (*parts[0], *parts[1]))) == (tmp_path / "book.txt").stat().st_size
-    with pytest.raises(UserError, match=r"none of the 1 documents .*cut \.txt files into them \(text\.cut=4000\)"):
+    with pytest.raises(UserError, match=r"none of the 1 documents .*cut \.txt files into more \(text\.cut=4000\)"):
         [list(documents(replace(config, cut=0), split)) for split in ("train", "validation")]
     assert text_fingerprint(config) != text_fingerprint(replace(config, cut=0))
 
@@ -178,5 +178,5 @@ def test_missing_things_are_named(tmp_path):
     with pytest.raises(UserError, match="both are given"):
         list(documents(local("a.txt", dataset="b"), "train"))
     one = write_jsonl(tmp_path / "one.jsonl", expected("train")[:1])
-    with pytest.raises(UserError, match=r"none of the 1 documents .* validation part: change text\.validation"):
+    with pytest.raises(UserError, match=r"none of the 1 documents .* validation part: raise text\.validation"):
         list(documents(local(one), "validation"))

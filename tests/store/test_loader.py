@@ -138,7 +138,7 @@ def test_closing_a_stream_ends_its_thread(make_cache):
 
 def test_a_cache_of_zeros_is_refused(tmp_path, make_cache, monkeypatch):
     monkeypatch.setattr(FakeRows, "values", lambda self, split, hook, row_N: torch.zeros(len(row_N), 8))
-    with pytest.raises(UserError, match="no training rows other than zero"):
+    with pytest.raises(UserError, match="no training rows, or all are the same"):
         CacheReader(make_cache(), MIX, 0)
 
 

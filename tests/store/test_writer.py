@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import sae_cli.store.writer as writer_module
 from sae_cli.errors import UserError
 from sae_cli.store.find import cache_fingerprint, verify
-from sae_cli.store.format import read_manifest
+from sae_cli.store.format import MANIFEST, read_manifest
 from sae_cli.store.part import PartWriter
 from sae_cli.store.writer import write_caches
 from tests.store.fakes import FakeRows, identities, in_process, small_cache
@@ -266,3 +266,33 @@ def test_a_second_writer_waits_and_finds_it_finished(tmp_path, caplog):
 def test_fingerprint_follows_what_decides_the_bytes(change):
     assert cache_fingerprint("rows", small_cache(**change)) != cache_fingerprint("rows", small_cache())
     assert cache_fingerprint("rows", small_cache(mix_bytes=1, dir="x")) == cache_fingerprint("rows", small_cache())
+
+
+def test_what_changes_while_it_is_cached_is_refused(tmp_path, make_cache, monkeypatch):
+    source = FakeRows({"a": 8})
+    prints = iter(["before"])
+    monkeypatch.setattr(source, "fingerprint", lambda hook: next(prints, "after"))
+    with pytest.raises(UserError, match=r"the model or the text changed while it was cached; delete "):
+        write_caches(source, small_cache(), {"a": tmp_path / "a"})
+    assert not (tmp_path / "a" / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_another_commit_of_a_hub_s_model_does_not_go_on(tmp_path, monkeypatch, parts):
+    source, cache, places = FakeRows({"a": 8}), small_cache(parts=parts), {"a": tmp_path / "a"}
+    commit = {"commit": "old"}
+    monkeypatch.setattr(source, "describe", lambda hook: {"model": commit})
+    if parts == 1:
+        monkeypatch.setattr(PartWriter, "end", lambda part: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_caches(source, cache, places)
+        monkeypatch.undo()
+        monkeypatch.setattr(source, "describe", lambda hook: {"model": commit})
+    else:
+        write_caches(source, cache, places)  # the first of two shares
+    commit["commit"] = "new"
+    with pytest.raises(UserError, match=r"progress.*json: begun with commit old of the model, which is now new"):
+        write_caches(source, cache, places, None, parts - 1)
+    commit["commit"] = "old"
+    write_caches(source, cache, places, None, parts - 1)
+    assert verify(tmp_path / "a") == []

@@ -62,6 +62,7 @@ def relinked(markdown: str, source: Path, uri: str) -> str:
             return match[0]
         inside = path.is_relative_to(DOCS)
         name = path.relative_to(DOCS if inside else ROOT).as_posix()
+        name = name.replace(".ipynb", ".md") if inside else name
         if not inside and name not in OUTSIDE:
             return text if name in text else f"{text} (`{name}`)"
         return f"[{text}]({os.path.relpath(name if inside else OUTSIDE[name], Path(uri).parent)}{anchor})"

@@ -55,6 +55,7 @@ def test_the_reference_has_every_key_group_command_and_name() -> None:
         ("[a](docs/scaling.md#curves)", "README.md", "[a](scaling.md#curves)"),
         ("[a](CONTRIBUTING.md)", "README.md", "[a](contributing.md)"),
         ("[the notice](NOTICE), [NOTICE](NOTICE)", "README.md", "the notice (`NOTICE`), NOTICE"),
+        ("[a](docs/notebook.ipynb)", "README.md", "[a](notebook.md)"),
         ("[a](../../README.md)", "docs/how-to/ray.md", "[a](../index.md)"),
         ("[a](../scaling.md), [b](https://example.org/x)", "docs/how-to/ray.md", None),
     ],

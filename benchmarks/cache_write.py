@@ -3,7 +3,7 @@
 The bare passes see the same contexts, tokenised beforehand, at the same precision and batch, end at the same layer and
 keep its activation: through transformers' own model, and through TransformerLens' bridge around it, which `sae` reads.
 `sae cache` is all of the command but loading: tokenising, forward pass, selection, cast, shuffle, SHA-256, write and
-fsync; `in one thread` is the same without the thread that stores and the one that tokenises.
+fsync.
 Models: a Llama of GPT-2 small's width with random weights, whose forward pass dominates as in use; the bundled one.
 Usage: OMP_NUM_THREADS=2 python benchmarks/cache_write.py [--rounds N] [--tokens N] [--out FILE]
 """
@@ -15,12 +15,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from publish import publish
@@ -30,22 +29,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sae_cli.assets import TINY
 from sae_cli.config.compose import compose
 from sae_cli.config.schema import Config
-from sae_cli.sources import language_model
 from sae_cli.sources.language_model import LanguageModelRows
 from sae_cli.store import writer
 
 WIDTH, LAYERS, HEADS, HIDDEN = 768, 6, 12, 2048
 BATCH, CONTEXT = 16, 128
-
-
-class Now(nullcontext):
-    """Stands for `Behind`: the work is done at once."""
-
-    def __enter__(self) -> "Now":
-        return self
-
-    def run(self, work: Callable[[], None], size: int) -> None:
-        work()
 
 
 class Stop(Exception):
@@ -99,13 +87,6 @@ def measure(name: str, path: str, layer: int, dtype: str, arguments: argparse.Na
         writer.write_caches(source, replace(cache, seed=next(seeds)), {config.model.hook: folder})
         shutil.rmtree(folder)
 
-    def in_one_thread() -> None:
-        with (
-            patch.object(language_model, "ahead", lambda items, count: (item for item in items)),
-            patch.object(writer, "Behind", Now),
-        ):
-            ours()
-
     def over(run: Callable[[Tensor], Any]) -> Callable[[], None]:
         def each() -> None:
             for tokens_CT in contexts:
@@ -118,7 +99,6 @@ def measure(name: str, path: str, layer: int, dtype: str, arguments: argparse.Na
         "transformers": over(bare),
         "bridge": over(lambda tokens_CT: bridge(tokens_CT, [config.model.hook])),
         "sae cache": ours,
-        "sae cache in one thread": in_one_thread,
     }
     for way in ways.values():
         way()
@@ -142,7 +122,7 @@ def measure(name: str, path: str, layer: int, dtype: str, arguments: argparse.Na
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

@@ -18,7 +18,7 @@ from sae_cli import (
     commands_look,
     commands_run,
 )
-from sae_cli.errors import UserError
+from sae_cli.errors import UserError, of_system
 from sae_cli.torchrun import rank, world_size
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -41,10 +41,10 @@ class Commands(TyperGroup):
             own = hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
             if own or ctx.params.get("debug"):
                 raise
-            if isinstance(error, UserError):
+            if isinstance(error, UserError) or of_system(error):
                 if rank():  # torchrun ends this process once the first has ended
                     time.sleep(GRACE)
-                typer.echo(f"error: {f'rank {rank()}: ' if rank() else ''}{error}", err=True)
+                typer.echo(f"error: {f'rank {rank()}: ' if rank() else ''}{of_system(error) or error}", err=True)
                 raise typer.Exit(USAGE) from None
             line = " ".join(str(error).split())[:500]
             typer.echo(f"error: {type(error).__name__}: {line} (`sae --debug ...` shows where)", err=True)

@@ -10,10 +10,11 @@ import typer
 
 from sae_cli.commands_run import ConfigDir, Json, Overrides
 from sae_cli.config.groups import GROUPS, choices, find, header
-from sae_cli.config.keys import keys
+from sae_cli.config.keys import by_name, keys
 from sae_cli.console import emit, facts, table
 from sae_cli.errors import UserError, suggest
 
+PLACES = [*GROUPS, "sweeps"]
 config_app = typer.Typer(no_args_is_help=True, help="Show and copy configuration: show, ls, keys, cp.")
 
 
@@ -30,17 +31,23 @@ def show(overrides: Overrides, as_json: Json = False, config_dir: ConfigDir = No
         typer.echo(to_yaml(config), nl=False)
 
 
+def shipped() -> list[str]:
+    """Return what `sae config cp` copies."""
+    return [f"{place}/{choice}" for place in PLACES for choice in choices(place)]
+
+
 @config_app.command()
 def ls(
-    group: Annotated[str | None, typer.Argument(help="One group, or sweeps; default: all.")] = None,
+    group: Annotated[
+        str | None, typer.Argument(help="One group, or sweeps; default: all.", autocompletion=lambda: PLACES)
+    ] = None,
     as_json: Json = False,
     config_dir: ConfigDir = None,
 ) -> None:
     """List groups and their choices with a line about each."""
-    names = [*GROUPS, "sweeps"]
-    if group is not None and group not in names:
-        raise UserError(f"{group}: no such group.{suggest(group, names)} There are: {', '.join(names)}")
-    files = {name: choices(name, config_dir) for name in ([group] if group else names)}
+    if group is not None and group not in PLACES:
+        raise UserError(f"{group}: no such group.{suggest(group, PLACES)} There are: {', '.join(PLACES)}")
+    files = {name: choices(name, config_dir) for name in ([group] if group else PLACES)}
     if as_json:
         emit({name: {choice: header(path) for choice, path in found.items()} for name, found in files.items()})
         return
@@ -50,7 +57,12 @@ def ls(
 
 @config_app.command(name="keys")
 def list_keys(
-    start: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin so, such as train.")] = "",
+    start: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PREFIX]", help="Only keys that begin so, such as train.", autocompletion=lambda: list(by_name())
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Print every key with its type, default and meaning."""
@@ -68,7 +80,12 @@ def list_keys(
 
 @config_app.command()
 def cp(
-    name: Annotated[str, typer.Argument(metavar="GROUP/NAME", help="A shipped file, as `sae config ls` shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="GROUP/NAME", help="A shipped file, as `sae config ls` shows it.", autocompletion=shipped
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Your configuration folder.")],
     force: Annotated[bool, typer.Option("--force", help="Replace your file of that name.")] = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sae_cli.commands_run import Json
+from sae_cli.config.complete import complete
 from sae_cli.console import emit, facts, number, table
 from sae_cli.errors import UserError
 
@@ -24,7 +25,10 @@ COLUMNS = {
 """Columns of `sae eval` and where eval.json holds them."""
 
 Subjects = Annotated[
-    list[str], typer.Argument(metavar="PATH... [KEY=VALUE]...", help="Runs, folders of runs, folders of SAEs.")
+    list[str],
+    typer.Argument(
+        metavar="PATH... [KEY=VALUE]...", help="Runs, folders of runs, folders of SAEs.", autocompletion=complete
+    ),
 ]
 
 

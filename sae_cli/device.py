@@ -30,10 +30,8 @@ def choose_device(name: str) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out: torch has no class of its own for that on the CPU."""
-    said = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said or "enough memory" in said
-    )
+    said = ("allocate memory", "enough memory", "out of memory", "bad_alloc", "start new thread")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
 
 
 def on_device(batches: Iterator[Tensor], device: str) -> Iterator[Tensor]:

@@ -3,8 +3,12 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from sae_cli.errors import UserError
 
 HASH, HASH_LENGTH = "content_hash", 16
 """Key under which a JSON file holds the short hash of all else in it, so that no flipped bit is read as a number."""
@@ -15,13 +19,35 @@ MOST_HASHES = 16
 def replace_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash leaves the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open_new(temporary) as stream:
+    with replacing(path) as stream:
         stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream whose content is that of `path` after the block, atomically; an error leaves no part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path), open_new(temporary) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):  # where nothing may be written nothing is there
+            temporary.unlink()
+        raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have the system's errors in the block name `path`: those of writing name no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def open_new(path: Path) -> BinaryIO:
@@ -67,6 +93,12 @@ def read_json(path: Path) -> Any:
                 raise ValueError(f"its content is not what {HASH} says: a disk or an editor changed it")
         value.pop(HASH, None)
     return value
+
+
+def refuse_newer(path: Path, version: Any, known: int) -> None:
+    """Raise UserError if a file is of a later format version than the last that this program knows."""
+    if type(version) is int and version > known:
+        raise UserError(f"{path}: format version {version}, this sae-cli reads up to {known}: pip install -U sae-cli")
 
 
 def refuse_special(path: Path) -> None:

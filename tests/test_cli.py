@@ -287,22 +287,6 @@ def test_a_copied_file_is_used_from_the_users_folder(tmp_path: Path) -> None:
     assert "Did you mean train/quick" in sae("config", "cp", "train/quik", str(tmp_path)).stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "index", "expected"),
-    [
-        ("sae train train.pre", 2, "train.precision="),
-        ("sae train sae=prolu_r", 2, "sae=prolu_relu"),
-        ("sae train model = ti", 4, "tiny"),
-        ("sae train sparsity.kind =", 3, "none\nl1\nsqrt_l1\nlp\ntanh\nl0"),
-        ("sae train sae=batch", 2, "sae=batchtopk"),
-        ("sae sweep train.tf32=t", 2, "train.tf32=true"),
-    ],
-)
-def test_completion(words: str, index: int, expected: str) -> None:
-    environment = {"_SAE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(index)}
-    assert CliRunner().invoke(app, [], prog_name="sae", env=environment).stdout.strip() == expected
-
-
 @pytest.mark.parametrize(("command", "why"), [("sweep", "--launcher"), ("cache", "run `sae cache` without it")])
 def test_torchrun_is_for_train_only(monkeypatch: pytest.MonkeyPatch, command: str, why: str) -> None:
     monkeypatch.setenv("RANK", "0")

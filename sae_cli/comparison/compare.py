@@ -19,11 +19,9 @@ from sae_cli.dictionary.artifact import SAE, load_sae
 from sae_cli.errors import UserError
 from sae_cli.files import write_json
 from sae_cli.randomness import derive_seed
-from sae_cli.runs.directory import RunDirectory, find_runs
-from sae_cli.sources.registry import open_source
+from sae_cli.runs.directory import VERSIONS, RunDirectory, find_runs
+from sae_cli.sources.registry import check_unchanged, open_source
 
-VERSION = 1
-"""Version of the compare.json format (docs/compare-format.md)."""
 ROWS = 16_384
 """Validation rows of a run on which its latents are alive or dead, and on which co-activation is counted."""
 BATCH = 2048
@@ -88,7 +86,7 @@ def compare(
     _check_same(runs, saes, force)
     given = _open(runs, saes, choose_device(device))
     content = {
-        "version": VERSION,
+        "version": VERSIONS["compare.json"],
         "seed": seed,
         "sample": sample,
         "dictionaries": [one.describe() for one in given],
@@ -174,6 +172,7 @@ def _open(runs: list[RunDirectory], saes: list[SAE], device: str) -> list[Dictio
 
 def _rows(run: RunDirectory, device: str) -> list[Tensor]:
     rows, count = [], 0
+    check_unchanged(run.config, run.fingerprint, run.path)
     for x_BD in open_source(run.config, device).validation(BATCH):
         rows.append(x_BD[: ROWS - count].to(device).float())
         count += len(rows[-1])

@@ -3,34 +3,29 @@
 import re
 from typing import Any
 
-from sae_cli.config.combinations import SIZED, combination_problems
+from sae_cli.config.combinations import combination_problems
 from sae_cli.config.convert import flat
+from sae_cli.config.keys import by_name
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError, suggest
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
+LISTED = ("source.kind", "sae.nonlinearity", "sparsity.kind", "orthogonality.kind")
+"""Keys whose docstring begins with their values, `a | b | c.`"""
+
 ALLOWED: dict[str, tuple[str, ...]] = {
+    **{key: tuple(by_name()[key].text.split(".")[0].split(" | ")) for key in LISTED},
     "model.dtype": PRECISIONS,
     "model.processing": ("raw", "folded"),
-    "source.kind": ("language_model", "vectors", "three_features", "features", *SIZED),
     "source.law": ("zipf", "geometric", "log_uniform"),
     "source.strength": ("uniform", "lognormal", "normal"),
     "cache.dtype": PRECISIONS,
-    "sae.nonlinearity": (
-        *("relu", "prolu_relu", "prolu_ste", "prolu_mixed", "prolu_hybrid", "trec", "tlin", "jumprelu", "topk"),
-        *("batchtopk", "gated"),
-    ),
     "sae.ste": ("step", "window", "clamp_0_1", "clamp_1_1", "one", "exp"),
     "sae.decoder_norm": ("unit", "free"),
     "sae.input_norm": ("scalar", "row"),
     "sae.decoder_init": ("random", "data"),
     "sae.decoder_bias_init": ("mean", "zero"),
-    "sparsity.kind": ("none", "l1", "sqrt_l1", "lp", "tanh", "l0"),
-    "orthogonality.kind": (
-        *("none", "all_pairs", "gram", "nearest", "unique_nearest", "mixed_max", "chunked", "cells", "neighbours"),
-        *("rica", "decomposable"),
-    ),
     "orthogonality.phi": ("abs", "square", "power", "exponential", "logistic", "hinge", "barrier"),
     "orthogonality.rows": ("all", "active", "alive"),
     "train.precision": ("bf16", "fp32"),
@@ -43,8 +38,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 RANGES: dict[str, str] = {
     "(-inf, inf)": "sae.bias_init orthogonality.weight",
-    "[0, inf)": "text.max_documents source.features source.width source.zipf source.noise source.seed source.l0 "
-    "source.trees source.depth cache.tokens cache.seed sae.auxk_weight sae.preact_weight sparsity.weight "
+    "[0, inf)": "text.cut text.max_documents source.features source.width source.zipf source.noise source.seed "
+    "source.l0 source.trees source.depth cache.tokens cache.seed sae.auxk_weight sae.preact_weight sparsity.weight "
     "sparsity.target_l0 train.clip train.data_seed train.checkpoint_every train.memory_bytes eval.rows eval.contexts "
     "eval.words eval.probe_rows seed orthogonality.search_rows",
     "(0, inf)": "source.magnitude sae.encoder_scale sae.theta sae.bandwidth sparsity.epsilon sparsity.scale "

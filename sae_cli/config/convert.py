@@ -85,7 +85,8 @@ def load_config(path: Path) -> Config:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not a number that is one
         raise UserError(f"{path}: not valid YAML ({one_line(error)})") from error
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        newer = "; a newer sae-cli may have written it: pip install -U sae-cli" if "unknown key" in str(error) else ""
+        raise UserError(f"{path}: {error}{newer}") from error
 
 
 def load_flat(path: Path) -> dict[str, Any]:

@@ -51,6 +51,9 @@ class TextConfig:
     """Column or JSON key that holds a document's text."""
     validation: float = 0.05
     """Share of documents kept for validation, chosen by a hash of each document's text. In (0, 1)."""
+    cut: int = 0
+    """Cut .txt files into documents of at most this many characters, at the ends of paragraphs, lines or words; 0: each
+    file is one document. text=local sets it to 4000, so that a part of one long file can be kept for validation."""
     max_documents: int = 0
     """Read at most this many documents; 0: all."""
 
@@ -63,7 +66,7 @@ class SourceConfig:
     """language_model | vectors | three_features | features | chanin | sharkey | tms | tree | sanity | synthbench |
     hierarchical. What each synthetic generator draws stands in sae_cli/sources/synthetic/source.py."""
     path: str = ""
-    """source=vectors: a .npy or .safetensors file, or a folder of these, each holding (rows, width) arrays."""
+    """source=vectors: a .npy, .safetensors or .pt file, or a folder of these, each holding (rows, width) arrays."""
     features: int = 0
     """Synthetic but three_features: number of true features."""
     width: int = 0
@@ -130,7 +133,7 @@ class CacheConfig:
     staging: str = "caches/staging"
     """Local folder in which caches are written that cache.dir=URL has uploaded."""
     tokens: int = 200_000
-    """Rows of the training part; 0 with source=vectors: every row."""
+    """Rows of the training part; 0, which source=vectors sets and no other can: every row."""
     validation_tokens: int = 20_000
     """Rows of the validation part (at most this many if cache.tokens=0); 0: none."""
     hooks: list[str] = field(default_factory=list)

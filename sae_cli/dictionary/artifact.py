@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sae_cli.dictionary.nonlinearities import NONLINEARITIES
 from sae_cli.errors import UserError
-from sae_cli.files import open_new, read_json, replace_atomically, sha256_of, write_json
+from sae_cli.files import open_new, read_json, refuse_newer, replace_atomically, sha256_of, write_json
 from sae_cli.ranks import Ranks
 
 ARTIFACT_VERSION = 1
@@ -47,20 +47,25 @@ class SAE:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def forward(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return latents (B, F) and reconstructions (B, D) of activations (B, D), raw units in and out."""
+        """Return latents (..., F) and reconstructions (..., D) of activations (..., D), raw units in and out."""
         acts_BF = self.encode(x_BD)
         x_hat_BD = self.decode(acts_BF)
-        return acts_BF, x_hat_BD if self.input_norm == "scalar" else x_hat_BD * row_scale(x_BD)
+        return acts_BF, x_hat_BD if self.input_norm == "scalar" else x_hat_BD * row_scale(x_BD.to(x_hat_BD))
 
     def encode(self, x_BD: Tensor) -> Tensor:
-        """Return latents (B, F) of activations (B, D) in raw units."""
+        """Return latents (..., F) of activations (..., D) in raw units, on the device and in the precision of the SAE.
+
+        Each vector is encoded by itself, so the leading axes may be rows, or sequences and their positions.
+        """
+        rows_ND = x_BD.to(self.W_enc_DF).reshape(-1, x_BD.shape[-1])
         if self.input_norm == "row":
-            x_BD = x_BD / row_scale(x_BD)
-        m_BF = (x_BD - self.b_dec_D) @ self.W_enc_DF
-        return NONLINEARITIES[self.nonlinearity].infer(m_BF, {"b_enc": self.b_enc_F, **self.stored}, self.k)
+            rows_ND = rows_ND / row_scale(rows_ND)
+        m_NF = (rows_ND - self.b_dec_D) @ self.W_enc_DF
+        acts_NF = NONLINEARITIES[self.nonlinearity].infer(m_NF, {"b_enc": self.b_enc_F, **self.stored}, self.k)
+        return acts_NF.view(*x_BD.shape[:-1], acts_NF.shape[-1])
 
     def decode(self, acts_BF: Tensor) -> Tensor:
-        """Return reconstructions (B, D), in raw units; with input_norm=row in units in which ||x||^2 = D."""
+        """Return reconstructions (..., D), raw units; with input_norm=row in units in which ||x||^2 = D."""
         return acts_BF @ self.W_dec_FD + self.b_dec_D
 
     def to(self, device: str | torch.device) -> "SAE":
@@ -140,6 +145,7 @@ def load_sae(folder: Path) -> SAE:
             raise UserError(f"{folder / name} is missing; train the run to its end first")
     try:
         cfg = read_json(folder / "cfg.json")
+        refuse_newer(folder / "cfg.json", cfg.get("version"), ARTIFACT_VERSION)
         tensors = load_file(folder / "sae.safetensors")
         sizes = {"D": cfg["d_in"], "F": cfg["d_sae"]}
         nonlinearity, metadata, k = cfg["nonlinearity"], cfg["metadata"], cfg.get("k", 0)
@@ -149,7 +155,7 @@ def load_sae(folder: Path) -> SAE:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} holds a damaged SAE artefact: {error}") from error
     if nonlinearity not in NONLINEARITIES:
-        raise UserError(f"{folder / 'cfg.json'}: unknown nonlinearity {nonlinearity!r}")
+        raise UserError(f"{folder / 'cfg.json'}: unknown nonlinearity {nonlinearity!r}; is it of a newer sae-cli?")
     shapes = {name.rsplit("_", 1)[0]: (name, axes) for name, axes in SHAPES.items()}
     shapes |= {name: (name, ("F",)) for name in NONLINEARITIES[nonlinearity].stored}
     named: dict[str, Tensor] = {}

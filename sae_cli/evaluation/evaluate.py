@@ -23,15 +23,13 @@ from sae_cli.evaluation.probing import probing_tasks, sparse_probing
 from sae_cli.evaluation.reconstruction import Reconstruction, rows_within
 from sae_cli.evaluation.words import word_activations
 from sae_cli.files import write_json
-from sae_cli.runs.directory import RunDirectory
+from sae_cli.runs.directory import VERSIONS, RunDirectory
 from sae_cli.runs.subjects import Subject, open_runs
 from sae_cli.sources import ActivationSource
 from sae_cli.sources.language_model import LanguageModel
 from sae_cli.sources.registry import open_source
 from sae_cli.sources.synthetic import SyntheticSource
 
-VERSION = 1
-"""Version of the eval.json format (docs/eval-format.md)."""
 BIAS_BINS = 60
 
 log = logging.getLogger(__name__)
@@ -85,7 +83,7 @@ def _evaluate_group(subjects: Sequence[Subject], device: str) -> list[dict[str, 
     for sae, (sums, truth) in zip(saes, _read(saes, source, settings, device), strict=True):
         counts, edges = np.histogram(sae.b_enc_F.float().cpu().numpy(), bins=BIAS_BINS)
         section = {
-            "version": VERSION,
+            "version": VERSIONS["eval.json"],
             "rows": sums.rows,
             "reconstruction": sums.metrics(),
             "latents": sums.latents(),

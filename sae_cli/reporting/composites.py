@@ -6,9 +6,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sae_cli.files import read_json
 from sae_cli.reporting.collect import Point
 from sae_cli.reporting.pages import render
+from sae_cli.runs.directory import RunDirectory
 
 KINDS = {
     "measured": "measured",
@@ -28,9 +28,7 @@ def composites(points: list[Point]) -> Markup:
         if not file.exists():
             continue
         try:
-            content = read_json(file)
-            if content["version"] != 1:
-                raise ValueError(f"version {content['version']} is not 1")
+            content = RunDirectory(file.parent).record(file.name)
             limits = {"kinds": KINDS, "examples": EXAMPLES, "children": CHILDREN}
             blocks.append(render("composites.html", roots=_trees(content["splitting"]), **limits, **content))
         except Exception as error:

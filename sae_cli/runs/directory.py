@@ -21,12 +21,23 @@ from typing import Any
 from sae_cli.config.convert import load_config, load_flat, to_yaml
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError
-from sae_cli.files import parse_json, read_json, refuse_special, replace_atomically, sha256_of, write_json
+from sae_cli.files import (
+    naming,
+    parse_json,
+    read_json,
+    refuse_newer,
+    refuse_special,
+    replace_atomically,
+    sha256_of,
+    write_json,
+)
 
 SEALED = ("config.yaml", "overrides.txt", "metrics.jsonl", "sae.safetensors", "true_features.safetensors")
 """Files whose SHA-256 the status of a finished run holds; JSON files hold their own."""
 WRITTEN = (".lock", "log.txt", "metrics.jsonl", "checkpoint", "wandb")
 """What a run adds to in place; all else is written anew under its name."""
+VERSIONS = {"eval.json": 1, "compare.json": 1}
+"""Format versions of the JSON files of a run; the others are of version 1 and do not say so."""
 PACKAGES = ("torch", "transformer-lens", "transformers", "hydra-core", "wandb", "safetensors")
 
 
@@ -77,11 +88,15 @@ class RunDirectory:
         return self.record("eval.json") if (self.path / "eval.json").exists() else None
 
     def record(self, name: str, **kinds: type) -> dict[str, Any]:
-        """Read one of the run's JSON files; UserError names it if it is missing, damaged or a key of another kind."""
+        """Read one of the run's JSON files; UserError names it.
+
+        It may be missing, damaged, of a later version, or have a key of another kind than given.
+        """
         try:
             value = read_json(self.path / name)
             if not isinstance(value, dict):
                 raise ValueError(f"holds {type(value).__name__}, not dict")
+            refuse_newer(self.path / name, value.get("version"), VERSIONS.get(name, 1))
             if wrong := [key for key, kind in kinds.items() if not isinstance(value.get(key, kind()), kind)]:
                 raise ValueError(f"{', '.join(wrong)} of another kind")
             return value
@@ -132,6 +147,8 @@ class RunDirectory:
     ) -> None:
         """Write the configuration and the stamp; an attempt that goes on keeps its id."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in (*self.path.glob(".*.tmp"), *self.checkpoint.glob(".*.tmp")):  # of an attempt that was killed
+            leftover.unlink(missing_ok=True)
         replace_atomically(self.path / "config.yaml", to_yaml(config).encode())
         replace_atomically(self.path / "overrides.txt", "".join(f"{word}\n" for word in overrides).encode())
         attempt = self.stamp.get("attempt") if (self.path / "stamp.json").exists() else secrets.token_hex(3)
@@ -173,7 +190,8 @@ class RunDirectory:
     def append_metrics(self, values: dict[str, float]) -> None:
         """Add one line to metrics.jsonl; non-finite numbers become null."""
         clean = {key: value if abs(value) < float("inf") else None for key, value in values.items()}
-        with (self.path / "metrics.jsonl").open("a") as stream:
+        file = self.path / "metrics.jsonl"
+        with naming(file), file.open("a") as stream:
             stream.write(json.dumps(clean) + "\n")
 
     @contextmanager
@@ -191,8 +209,9 @@ class RunDirectory:
                 raise UserError(f"{self.path} is being trained by {holder}; wait for it or stop it") from None
             stream.truncate(0)
             job = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}{job}")
-            stream.flush()
+            with naming(self.path):
+                stream.write(f"process {os.getpid()} on {socket.gethostname()}{job}")
+                stream.flush()
             yield
 
 

@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from sae_cli.config.check import check
 from sae_cli.config.compose import VERSION_BASE
 from sae_cli.config.convert import from_dict, one_line
-from sae_cli.errors import UserError
+from sae_cli.errors import UserError, of_system
 from sae_cli.files import read_json, write_json
 from sae_cli.runs.tracking import wait_for_uploads
 
@@ -132,9 +132,9 @@ def run_stack(path: Path) -> bool:
 
         run_share(path, stack)
         return False
-    # A cluster that puts the job back into its queue runs it again, and must not start over again.
-    write_json(path, stack | {"fresh": False})
     try:
+        # A cluster that puts the job back into its queue runs it again, and must not start over again.
+        write_json(path, stack | {"fresh": False})
         with _signals_are_interrupts():
             outcomes = execute(
                 [from_dict(point["config"]) for point in stack["points"]],
@@ -143,18 +143,27 @@ def run_stack(path: Path) -> bool:
                 overrides=[point["overrides"] for point in stack["points"]],
             )
     except KeyboardInterrupt:
-        write_json(result_path(path), {"": {"state": "interrupted", "error": ""}})
+        _leave(path, {"": {"state": "interrupted", "error": ""}})
         return True
     except Exception as problem:
-        logger.error("stack %s failed: %s", path.stem, problem, exc_info=not isinstance(problem, UserError))
-        error = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
-        write_json(result_path(path), {"": {"state": "failed", "error": error}})
+        told = str(problem) if isinstance(problem, UserError) else of_system(problem)
+        error = told or f"{type(problem).__name__}: {problem}"
+        logger.error("stack %s failed: %s", path.stem, error, exc_info=not told)
+        _leave(path, {"": {"state": "failed", "error": error}})
         return False
     for outcome in outcomes:
         if outcome.state == "failed":
             logger.error("point %s failed: %s", outcome.run_id, outcome.error)
-    write_json(result_path(path), {o.run_id: {"state": o.state, "error": o.error} for o in outcomes})
+    _leave(path, {o.run_id: {"state": o.state, "error": o.error} for o in outcomes})
     return any(outcome.state == "interrupted" for outcome in outcomes)
+
+
+def _leave(path: Path, outcomes: dict[str, Any]) -> None:
+    """Write the outcomes of a stack file; where that cannot be, say why: the next call looks into the runs."""
+    try:
+        write_json(result_path(path), outcomes)
+    except OSError as problem:
+        logger.error("%s", of_system(problem) or problem)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from sae_cli.errors import UserError
 from sae_cli.interop.layouts import recognise
 from sae_cli.interop.reading import open_sae
 from sae_cli.runs.directory import RunDirectory, find_runs
-from sae_cli.sources.registry import source_fingerprint
+from sae_cli.sources.language_model import model_fingerprint
+from sae_cli.sources.registry import check_unchanged, source_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -60,18 +61,20 @@ def open_subjects(paths: Sequence[Path], words: Sequence[str] = (), force: bool 
 
 def open_runs(runs: Sequence[RunDirectory], settings: EvalConfig | None = None) -> list[Subject]:
     """Return the finished runs, with `settings` in place of their own; others are logged. UserError if none is left."""
-    subjects = []
+    subjects, problems = [], []
     for run in runs:
         try:
             state = run.status["state"]
             if state != "done":
-                raise UserError(f"its state is {state}, not done")
+                raise UserError(f"{run.path}: its state is {state}, not done; finish it with sae train or sae sweep")
             config = replace(run.config, eval=settings or run.config.eval)
+            check_unchanged(config, run.fingerprint, run.path)
             subjects.append(Subject(run.path, _finite(load_sae(run.path), run.path), config, run.fingerprint))
         except UserError as problem:
-            log.warning("skipped %s: %s", run.path, problem)
+            log.warning("skipped: %s", problem)
+            problems.append(problem)
     if runs and not subjects:
-        raise UserError(f"none of the {len(runs)} runs can be evaluated; finish them first with sae train or sae sweep")
+        raise UserError(f"none of the {len(runs)} runs can be evaluated: {problems[0]}")
     return subjects
 
 
@@ -115,7 +118,7 @@ def _finite(sae: SAE, path: Path) -> SAE:
 
 
 def _other_origin(metadata: dict[str, Any], config: Config) -> str:
-    """Return where the model or the hook that an SAE names differ from its data's, or an empty string."""
+    """Return where the model, its weights or the hook that an SAE names differ from its data's, or an empty string."""
     model, kind = config.model, config.source.kind
     own = {"model_name": (model.path, model.name), "hook_name": (model.hook,)}
     for key, named in ((key, metadata.get(key)) for key in own):
@@ -123,6 +126,13 @@ def _other_origin(metadata: dict[str, Any], config: Config) -> str:
             return f"it is of {named}, its data of source={kind}"
         if named and kind == "language_model" and _plain(named) not in map(_plain, own[key]):
             return f"it is of {named}, its data of {own[key][-1]}"
+    if kind == "language_model" and "model_fingerprint" in metadata:
+        known, now = metadata["model_fingerprint"], model_fingerprint(model)
+        # a folder is known by its content, a model of a hub by its revision, which says nothing of a folder
+        if ("@" in known) == ("@" in now) and known.split("@")[-1] != now.split("@")[-1]:
+            return f"it is of other weights, another tokenizer or another revision of {own['model_name'][0]}"
+        if (processing := metadata.get("model_processing")) != model.processing:
+            return f"it is of model.processing={processing}, its data of {model.processing}"
     return ""
 
 

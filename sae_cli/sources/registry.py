@@ -142,6 +142,18 @@ def source_fingerprint(config: Config) -> str:
     return _fingerprints[key]
 
 
+def check_unchanged(config: Config, fingerprint: str, path: Path) -> None:
+    """Raise UserError if the model, its tokenizer, the text or the vectors are not those that a run was trained on."""
+    if config.source.kind in CACHED and (now := source_fingerprint(config)) != fingerprint:
+        names = f"source.path={config.source.path}"
+        if config.source.kind == "language_model":
+            names = f"the weights or tokenizer of model.path={config.model.path}, or text={config.text.name},"
+        raise UserError(
+            f"{path}: {names} changed since it was trained (fingerprint {fingerprint}, now {now}): put back what it "
+            "was trained on, or train again"
+        )
+
+
 def training_part(config: Config) -> Config:
     """Return the configuration without further hooks: training reads one."""
     return replace(config, cache=replace(config.cache, hooks=[]))

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sae_cli.assets import WIKI
 from sae_cli.config.schema_data import TextConfig
@@ -24,8 +24,9 @@ def documents(text: TextConfig, split: Split) -> Iterator[str]:
     """Yield the documents of one part, streaming; documents without a visible character are dropped.
 
     A document belongs to the validation part if the SHA-256 of its text, read as a number in [0, 1), is below
-    `text.validation`; so the parts do not depend on the order of the documents. Raises UserError if a file or field
-    is missing or broken, and if the part turns out empty.
+    `text.validation`; so the parts do not depend on the order of the documents. A .txt file is one document, or with
+    `text.cut` as many as `_pieces` makes of it. Raises UserError if a file or field is missing or broken, and if the
+    part turns out empty.
     """
     total = found = 0
     for record, where in _records(text):
@@ -44,7 +45,8 @@ def documents(text: TextConfig, split: Split) -> Iterator[str]:
     if not found:
         raise UserError(
             f"text={text.name}: none of the {total} documents of {_where(text)} falls into the {split} part: "
-            f"change text.validation (now {text.validation}) or give more documents"
+            f"change text.validation (now {text.validation}), give more documents, or cut .txt files into them "
+            f"(text.cut={text.cut // 2 or 4000})"
         )
 
 
@@ -60,7 +62,8 @@ def text_fingerprint(text: TextConfig) -> str:
     elif folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         content = [content_hash(folder, files), text.subset, text.split]
-    return short_hash([content, text.field, text.validation, text.max_documents])
+    cut = [text.cut] if text.cut else []
+    return short_hash([content, text.field, text.validation, text.max_documents, *cut])
 
 
 def content_hash(root: Path, files: Iterable[Path]) -> str:
@@ -103,7 +106,10 @@ def _files(text: TextConfig) -> tuple[Path, list[Path]]:
         beside = [str(path) for path in root.parent.iterdir()] if root.parent.is_dir() else []
         raise UserError(f"text.path={root} does not exist.{suggest(str(root), beside)}")
     if not _suffix(root):
-        raise UserError(f"text.path={root}: unknown kind of file; give {', '.join(SUFFIXES)} or a folder of these")
+        raise UserError(
+            f"text.path={root}: unknown kind of file; give {', '.join(SUFFIXES)} or a folder of these, or a folder of "
+            ".csv or .json to text=hf text.dataset=FOLDER"
+        )
     return root, [root]
 
 
@@ -118,15 +124,18 @@ def _records(text: TextConfig) -> Iterator[tuple[dict[str, Any], str]]:
         return
     for path in _files(text)[1]:
         try:
-            yield from _file_records(path, text.field)
+            yield from _file_records(path, text.field, text.cut)
         except (OSError, EOFError, ValueError, zlib.error, LookupError, TypeError, NotImplementedError) as error:
             # broken gzip, not UTF-8, not parquet or one of a kind that is unknown
             raise UserError(f"text.path: cannot read {path}: {_reason(error)}") from error
 
 
-def _file_records(path: Path, field: str) -> Iterator[tuple[dict[str, Any], str]]:
+def _file_records(path: Path, field: str, cut: int) -> Iterator[tuple[dict[str, Any], str]]:
     suffix = _suffix(path)
-    if suffix == ".txt":
+    if suffix == ".txt" and cut:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from (({field: piece}, str(path)) for piece in _pieces(file, cut))
+    elif suffix == ".txt":
         yield {field: path.read_text(encoding="utf-8")}, str(path)
     elif suffix == ".parquet":
         import pyarrow.parquet
@@ -138,7 +147,7 @@ def _file_records(path: Path, field: str) -> Iterator[tuple[dict[str, Any], str]
             for batch in file.iter_batches(batch_size=1024, columns=[field]):
                 yield from ((record, str(path)) for record in batch.to_pylist())
     else:
-        with (gzip.open if suffix == ".jsonl.gz" else open)(path, "rt", encoding="utf-8") as lines:
+        with (gzip.open if suffix == ".jsonl.gz" else open)(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(iter(partial(lines.readline, LONGEST), ""), 1):
                 if len(line) == LONGEST:
                     raise UserError(f"text.path: {path} line {number} is longer than {LONGEST:,} characters")
@@ -151,6 +160,20 @@ def _file_records(path: Path, field: str) -> Iterator[tuple[dict[str, Any], str]
                 if not isinstance(record, dict):
                     raise UserError(f"text.path: {path} line {number} is not a JSON object with a key {field!r}")
                 yield record, f"{path} line {number}"
+
+
+def _pieces(file: TextIO, cut: int) -> Iterator[str]:
+    """Yield a text, read as it is needed, in pieces of at most `cut` characters.
+
+    A piece ends in its second half: after the last empty line there, else the last line, else the last space, else, as
+    in languages without spaces, after `cut` characters.
+    """
+    rest = ""
+    while rest := rest + file.read(cut - len(rest)):
+        ends = [found + len(mark) for mark in ("\n\n", "\n", " ") if (found := rest.rfind(mark, cut // 2)) >= 0]
+        end = ends[0] if ends and len(rest) == cut else cut
+        yield rest[:end]
+        rest = rest[end:]
 
 
 def _dataset_records(text: TextConfig) -> Iterator[tuple[dict[str, Any], str]]:
@@ -174,6 +197,8 @@ def _dataset_records(text: TextConfig) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text (byte {error.start} is {error.object[error.start]:#x}); save it as UTF-8"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -181,7 +206,9 @@ def _value(record: dict[str, Any], field: str, where: str) -> str:
     """Return the document in a record; null counts as empty."""
     if field not in record:
         keys = list(record)
-        raise UserError(f"text.field={field}: {where} has the keys {', '.join(keys) or 'none'}.{suggest(field, keys)}")
+        raise UserError(
+            f"text.field={field}: {where} has the keys {', '.join(keys) or 'none'}: give one.{suggest(field, keys)}"
+        )
     value = record[field]
     if not isinstance(value, str | None):
         raise UserError(f"text.field={field}: {where} holds {type(value).__name__}, not text")

@@ -1,4 +1,4 @@
-"""Activations that the user already has: .npy and .safetensors files of (rows, width) arrays."""
+"""Activations that the user already has: .npy, .safetensors and .pt files of (rows, width) arrays."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from sae_cli.sources import RowBlock, Split
 from sae_cli.sources.text import content_hash
 
 HOOK = "vectors"
-SUFFIXES = (".npy", ".safetensors")
+SUFFIXES = (".npy", ".safetensors", ".pt")
 KEYS = ("x", "activations", "vectors")
-"""Names that pick the array of a .safetensors file that holds several two-dimensional ones."""
+"""Names that pick the array of a .safetensors or .pt file that holds several two-dimensional ones."""
 BLOCK = 4096
 """Rows read at a time."""
 
@@ -104,10 +104,9 @@ class VectorRows:
         finite_N = x_ND.isfinite().all(dim=1)
         if not finite_N.all():
             row = first + int(index_N[int((~finite_N).nonzero()[0])])
-            raise UserError(
-                f"source.path: {path} row {row} is not finite in {self.config.cache.dtype}: remove the row, or set "
-                "cache.dtype=bfloat16 if it only overflows"
-            )
+            kind = self.config.cache.dtype
+            wider = ", or set cache.dtype=bfloat16 if it only overflows" if kind == "float16" else ""
+            raise UserError(f"source.path: {path} row {row} is not finite in {kind}: remove the row{wider}")
         return x_ND
 
 
@@ -130,7 +129,7 @@ def _files(path: str) -> tuple[Path, list[Path]]:
     files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
     files = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not files:
-        raise UserError(f"source.path={path}: give a .npy or .safetensors file, or a folder of these")
+        raise UserError(f"source.path={path}: give a .npy, .safetensors or .pt file, or a folder of these")
     return root, files
 
 
@@ -141,18 +140,41 @@ def _opened(path: Path) -> Iterator[tuple[Any, tuple[int, ...], str]]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         yield array, array.shape, array.dtype.name
         return
+    if path.suffix.lower() == ".pt":
+        tensors = _saved_tensors(path)
+        tensor = tensors[_chosen(path, {key: tuple(tensor.shape) for key, tensor in tensors.items()})]
+        yield tensor, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        return
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-        flat = {key: part for key, part in slices.items() if len(part.get_shape()) == 2}
-        key = next((key for key in KEYS if key in flat), next(iter(flat)) if len(flat) == 1 else None)
-        if key is None:
-            raise UserError(
-                f"source.path: {path} holds {len(flat)} two-dimensional arrays ({', '.join(slices) or 'nothing'}); "
-                f"name the one to read {KEYS[0]!r}"
-            )
-        yield flat[key], tuple(flat[key].get_shape()), flat[key].get_dtype().lower()
+        key = _chosen(path, {key: tuple(part.get_shape()) for key, part in slices.items()})
+        yield slices[key], tuple(slices[key].get_shape()), slices[key].get_dtype().lower()
+
+
+def _saved_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .pt file by name, mapped; no pickle is run. A tensor that repeats its values is none."""
+    try:
+        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # zip, pickle and tensor errors share no base class
+        raise UserError(
+            f"source.path: {path} is not tensors by name alone ({type(error).__name__}); no pickle is run"
+        ) from error
+    found = loaded if isinstance(loaded, dict) else {KEYS[0]: loaded}
+    tensors = {str(key): value.detach() for key, value in found.items() if isinstance(value, Tensor)}
+    sound = {key: x for key, x in tensors.items() if x.layout == torch.strided}
+    return {key: x for key, x in sound.items() if x.numel() * x.itemsize <= x.untyped_storage().nbytes()}
+
+
+def _chosen(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
+    """Return the name of the array to read among those of a file: one of KEYS, or else the only one."""
+    flat = [key for key, shape in shapes.items() if len(shape) == 2] or list(shapes)
+    found = [key for key in KEYS if key in flat] or flat
+    if not found or (len(found) > 1 and found[0] not in KEYS):
+        held = ", ".join(f"{key} {shape}" for key, shape in shapes.items()) or "no array"
+        raise UserError(f"source.path: {path} holds {held}; name the one of shape (rows, width) to read {KEYS[0]!r}")
+    return found[0]
 
 
 def _shape(path: Path) -> tuple[int, ...]:
@@ -165,5 +187,8 @@ def _shape(path: Path) -> tuple[int, ...]:
     except Exception as error:  # NumPy and safetensors raise different errors for a broken file
         raise UserError(f"source.path: cannot read {path}: {error}") from error
     if len(shape) != 2 or 0 in shape or not kind.startswith(("f", "bf")):
-        raise UserError(f"source.path: {path} holds {kind} of shape {shape}; floats of shape (rows, width) are needed")
+        fix = f": save x.reshape(-1, {shape[-1]})" if len(shape) > 2 and 0 not in shape else ""
+        raise UserError(
+            f"source.path: {path} holds {kind} of shape {shape}; floats of shape (rows, width) are needed{fix}"
+        )
     return shape

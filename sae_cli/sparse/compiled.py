@@ -79,6 +79,8 @@ class Compiled(Operators):
         starts_R, columns_N = torch.empty(B + 1, dtype=torch.int32), torch.empty(capacity, dtype=torch.int32)
         m_N, offset_F, threads = torch.empty(capacity), offset_KF.contiguous(), torch.get_num_threads()
         N = self._call("sae_find", m_BF, narrow, offset_F, B, F, k, capacity, threads, starts_R, columns_N, m_N)
+        if N == -2:
+            raise MemoryError("no memory for the latents that fire")
         return None if N < 0 else (Entries(starts_R, columns_N[:N], F, self, [N]), m_N[:N])
 
     def by_column(self, entries: Entries) -> tuple[Tensor, Tensor, Tensor]:

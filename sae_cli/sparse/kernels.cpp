@@ -82,12 +82,12 @@ static float keep_largest(Found& found, int64_t begin, int64_t k) {
 }
 
 // Entries of m (B, F) where m + offset > 0, of each row at most the k largest sums (k = 0: all), as row starts (B + 1),
-// columns and m (capacity). Returns how many, or -1 if there are more than fit.
+// columns and m (capacity). Returns how many, -1 if there are more than fit, -2 if there is no memory to look for them.
 template <class T>
 static int64_t find(const T* m, const float* offset, int64_t B, int64_t F, int64_t k, int64_t capacity,
                     int64_t threads, int32_t* starts, int32_t* columns, float* values) {
     std::vector<int64_t> counts(threads, 0);
-    std::atomic<bool> full{false};
+    std::atomic<bool> full{false}, exhausted{false};
     starts[0] = 0;
 #pragma omp parallel num_threads(threads)
     {
@@ -95,7 +95,7 @@ static int64_t find(const T* m, const float* offset, int64_t B, int64_t F, int64
         const int64_t first = part * B / parts, last = (part + 1) * B / parts;
         Found mine;
         float above = 0;  // a row's k largest are looked for above a share of the last row's smallest, then lower
-        for (int64_t b = first; b < last && !full; b++) {
+        for (int64_t b = first; b < last && !full; b++) try {
             const int64_t begin = mine.count;
             collect(m + b * F, offset, F, above, mine);
             while (k && above > 0 && mine.count - begin < k) {
@@ -106,6 +106,8 @@ static int64_t find(const T* m, const float* offset, int64_t B, int64_t F, int64
             if (k && mine.count - begin > k) above = 0.95f * keep_largest(mine, begin, k);
             starts[b + 1] = mine.count - begin;
             if (mine.count > capacity) full = true;
+        } catch (const std::bad_alloc&) {
+            full = exhausted = true;
         }
         counts[part] = mine.count;
 #pragma omp barrier
@@ -120,7 +122,7 @@ static int64_t find(const T* m, const float* offset, int64_t B, int64_t F, int64
                 for (int64_t i = starts[b]; i < starts[b + 1]; i++) values[i] = wide(m[b * F + columns[i]]);
         }
     }
-    return full ? -1 : starts[B];
+    return exhausted ? -2 : full ? -1 : starts[B];
 }
 
 // e = b_dec - target + sum over a row's entries of f times W's row; squares (B) = ||e||^2; dots = <e, W's row> of each

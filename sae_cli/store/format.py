@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sae_cli.errors import UserError
-from sae_cli.files import open_new, read_json, sync_folder, write_json
+from sae_cli.files import read_json, refuse_newer, replacing, write_json
 from sae_cli.sources import Split
 
 if TYPE_CHECKING:
@@ -132,6 +131,7 @@ def read_manifest(folder: Path) -> Manifest:
 def check_version(path: Path, data: dict[str, Any]) -> None:
     """Refuse a file of another format version. Raises UserError."""
     found = data.get("format_version")
+    refuse_newer(path, found, FORMAT_VERSION)
     if found != FORMAT_VERSION:
         remedy = f"delete {path.parent} and run `sae cache` again"
         raise UserError(f"{path}: cache format version {found}, this program reads {FORMAT_VERSION}; {remedy}")
@@ -174,17 +174,12 @@ def bytes_of(tensor: "Tensor") -> memoryview:
 def write_tensors(path: Path, tensors: Tensors, chunks: Iterable[Any]) -> StoredFile:
     """Write a safetensors file atomically from buffers that hold the tensors' bytes in order."""
     digest, size = hashlib.sha256(), 0
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open_new(temporary) as stream:
+    with replacing(path) as stream:
         for chunk in (header_bytes(tensors), *chunks):
             stream.write(chunk)
             digest.update(chunk)
             size += memoryview(chunk).nbytes
-        stream.flush()
-        os.fsync(stream.fileno())
-    assert size == file_bytes(tensors), f"{path}: {size} bytes for {tensors}"
-    temporary.replace(path)
-    sync_folder(path.parent)
+        assert size == file_bytes(tensors), f"{path}: {size} bytes for {tensors}"
     rows = next(iter(tensors.values()))[1][0]
     return StoredFile(path.name, rows, size, digest.hexdigest())
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import RawIOBase
+from io import RawIOBase, UnsupportedOperation
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +40,8 @@ class CacheReader:
     mix_bytes: memory for mixing. A training part that fits is read once and kept; of a larger one, groups of shards
         of half that size are mixed while the next group is read. It decides the order of the batches.
     Raises UserError naming the file if anything is missing or has another size than the manifest says, and when a
-    shard that is read for the first time has another SHA-256; none of its group's rows has been yielded then.
+    shard that is read for the first time, or was changed since, has another SHA-256; none of its group's rows has been
+    yielded then.
     """
 
     def __init__(self, folder: Path, mix_bytes: int, data_seed: int) -> None:
@@ -63,7 +64,7 @@ class CacheReader:
         if is_remote(folder):
             self._threads, self._piece_bytes = REMOTE_THREADS, RANGE_BYTES
         self._resident: torch.Tensor | None = None
-        self._sound: set[str] = set()  # files whose hash was that of the manifest
+        self._sound: dict[str, Any] = {}  # what files were whose hash was that of the manifest
 
     def batches(self, start: int, size: int) -> Iterator[torch.Tensor]:
         """Yield training batches `start`, `start + 1`, ... (B, D) without end; each is its own memory.
@@ -81,12 +82,12 @@ class CacheReader:
     def _stored(self, size: int) -> Iterator[torch.Tensor]:
         for shard in self.manifest.validation.shards:
             with self._open(shard) as stream:
-                digest = self._begin(stream, shard)
+                digest, file = self._begin(stream, shard)
                 for begin in range(0, shard.rows, size):
                     x_BD = self._empty(min(size, shard.rows - begin))
                     self._take(stream, shard, x_BD, digest)
                     if begin + size >= shard.rows:
-                        self._end(shard, digest)
+                        self._end(stream, shard, digest, file)
                     yield x_BD
 
     def _count_groups(self, mix_bytes: int) -> int:
@@ -180,10 +181,10 @@ class CacheReader:
     def _fill(self, shard: StoredFile, out_ND: torch.Tensor) -> None:
         """Read a whole shard."""
         with self._open(shard) as stream:
-            digest = self._begin(stream, shard)
+            digest, file = self._begin(stream, shard)
             for piece_ND in out_ND.split(max(1, self._piece_bytes // self._row_bytes)):
                 self._take(stream, shard, piece_ND, digest)
-            self._end(shard, digest)
+            self._end(stream, shard, digest, file)
 
     def _read(self, shard: StoredFile, places_N: torch.Tensor, target: Batches, stop: threading.Event) -> None:
         """Read a shard in pieces and scatter their rows."""
@@ -191,33 +192,39 @@ class CacheReader:
             return
         piece_ND = self._empty(piece_rows(self._row_bytes, shard.rows, self._piece_bytes))
         with self._open(shard) as stream:
-            digest = self._begin(stream, shard)
+            digest, file = self._begin(stream, shard)
             for place_N in places_N.split(len(piece_ND)):
                 if stop.is_set():
                     return
                 self._take(stream, shard, piece_ND[: len(place_N)], digest)
                 target.scatter(piece_ND[: len(place_N)], place_N)
-            self._end(shard, digest)
+            self._end(stream, shard, digest, file)
 
     def _open(self, shard: StoredFile) -> RawIOBase:
-        """Return a shard's stream."""
-        return (self.folder / shard.name).open("rb", buffering=0)
+        """Return a shard's stream. Raises UserError if it is gone."""
+        try:
+            return (self.folder / shard.name).open("rb", buffering=0)
+        except FileNotFoundError:
+            raise damaged(self.folder / shard.name, "missing") from None
 
-    def _begin(self, stream: RawIOBase, shard: StoredFile) -> Any:
-        """Go to a shard's first row; return the hash of what is before it, None if the shard was read before."""
-        offset = find_x(self.folder, shard, self.manifest)
-        if shard.name in self._sound:
+    def _begin(self, stream: RawIOBase, shard: StoredFile) -> tuple[Any, Any]:
+        """Go to a shard's first row; return the hash of what is before it, and what the file is.
+
+        There is no hash if the file is the one that was read before.
+        """
+        offset, file = find_x(self.folder, shard, self.manifest), _identity(stream)
+        if self._sound.get(shard.name) == file:
             stream.seek(offset)
-            return None
+            return None, file
         digest = hashlib.sha256()
         self._take(stream, shard, torch.empty(offset, dtype=torch.uint8), digest)
-        return digest
+        return digest, file
 
-    def _end(self, shard: StoredFile, digest: Any) -> None:
-        """Compare the hash of a whole shard with the manifest's. Raises UserError."""
-        if digest and digest.hexdigest() != shard.sha256:
+    def _end(self, stream: RawIOBase, shard: StoredFile, digest: Any, file: Any) -> None:
+        """Compare the hash of a whole shard with the manifest's. Raises UserError, also if it has just been changed."""
+        if digest.hexdigest() != shard.sha256 if digest else _identity(stream) != file:
             raise damaged(self.folder / shard.name, f"its content is not that of {MANIFEST} (SHA-256)")
-        self._sound.add(shard.name)
+        self._sound[shard.name] = file
 
     def _take(self, stream: RawIOBase, shard: StoredFile, out: torch.Tensor, digest: Any) -> None:
         """Fill a tensor with what comes next. Raises UserError if there is too little."""
@@ -229,3 +236,12 @@ class CacheReader:
             wanted = wanted[count:]
         if digest:
             digest.update(whole)
+
+
+def _identity(stream: RawIOBase) -> Any:
+    """Return what tells an open file from one that is put in its place or written over it; unique behind a URL."""
+    try:
+        stat = os.fstat(stream.fileno())
+    except UnsupportedOperation:
+        return object()  # it is hashed each time
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -9,7 +9,6 @@ the step are the whole state; the step says which stage of `sae.grow` it is.
 import hashlib
 import json
 import logging
-import operator
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sae_cli.errors import UserError
-from sae_cli.files import read_json, replace_atomically, sha256_of, sync_folder, write_json
+from sae_cli.files import read_json, refuse_newer, replace_atomically, sha256_of, sync_folder, write_json
 from sae_cli.training.step import Stepper
 
 log = logging.getLogger(__name__)
@@ -33,6 +32,8 @@ PENALTY = "penalty."
 """Prefix of the tensors that an orthogonality penalty keeps from step to step."""
 EXTRA = "extra.json"
 """Beside the shares of ranks: the step and what else a file has in its header."""
+VERSION = 1
+"""Format version; a checkpoint of another one names it as `version` beside the step."""
 KEPT = 2
 """Checkpoints kept per run: a kill between the members of a stack leaves them one apart."""
 
@@ -79,16 +80,18 @@ def save_checkpoint(folder: Path, stepper: Stepper, member: int, step: int, extr
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Return the steps that have a readable checkpoint, in order."""
+    """Return the steps that have a readable checkpoint, in order. UserError if one is of a later version."""
     steps = []
     for file in sorted(folder.glob("step-*")):
         try:
             if file.is_dir():
-                steps.append(operator.index(read_json(file / EXTRA)["step"]))
-                continue
-            with safe_open(file, "pt") as opened:
-                steps.append(int(opened.metadata()["step"]))
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+                told = read_json(file / EXTRA)
+            else:
+                with safe_open(file, "pt") as opened:
+                    told = opened.metadata()
+            refuse_newer(file, int(told.get("version", VERSION)), VERSION)
+            steps.append(int(told["step"]))
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             log.warning("ignoring the damaged checkpoint %s (%s)", file, error)
     return steps
 
@@ -155,6 +158,8 @@ def load_checkpoint(folder: Path, stepper: Stepper, member: int, step: int) -> d
 def _load_file(file: Path, stepper: Stepper, live: dict[str, Tensor], member: int) -> Any:
     """Fill live tensors from one file; return what was saved as `extra`."""
     with safe_open(file, "pt") as opened:
+        if missing := sorted(live.keys() - set(opened.keys())):
+            raise UserError(f"{file}: of a version that had no {', '.join(missing)}: start over with --fresh")
 
         def own(name: str) -> Tensor:
             axis = latents_axis(name) if stepper.ranks.sharded else None

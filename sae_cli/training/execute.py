@@ -6,7 +6,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def _train(
         opened: list[ActivationSource] = []
 
         def begin() -> int:
-            for run in runs:
+            for run in sorted(runs, key=lambda run: run.path):  # of two stacks that share runs one gets all of its own
                 stack.enter_context(run.lock())
                 stack.enter_context(_log_file(run.path / "log.txt"))
             for run, (point, plan, words) in zip(runs, points, strict=True):
@@ -184,8 +184,9 @@ def _train(
             ours = message.endswith(own)
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             for run, (_, plan, _) in zip(runs, points, strict=True):
-                if ours and run.status["state"] == "running":
-                    run.set_status(state, run.status["step"], steps, plan.run_id, message)
+                with suppress(OSError):  # where nothing may be written it still says "running"
+                    if ours and run.status["state"] == "running":
+                        run.set_status(state, run.status["step"], steps, plan.run_id, message)
             if isinstance(error, UserError | KeyboardInterrupt):
                 raise
             if ours:
@@ -263,7 +264,7 @@ def _stop_signals() -> Iterator[StopFlag]:
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Copy the package's log to a run's log.txt."""
-    handler = logging.FileHandler(path)
+    handler = _File(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("sae_cli")
     logger.addHandler(handler)
@@ -271,4 +272,12 @@ def _log_file(path: Path) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
+
+
+class _File(logging.FileHandler):
+    """A log that a full disk cuts short without a word: what else is written there tells of it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""

@@ -1,14 +1,15 @@
 """What a step's memory is made of, and what to lower when there is not enough."""
 
 from sae_cli.config.schema import Config, TrainConfig
+from sae_cli.device import is_out_of_memory
 from sae_cli.dictionary.stack import SAEStack
+from sae_cli.errors import of_system
 from sae_cli.torchrun import world_size
 
 WEIGHT_BYTES = 16
 """Bytes per parameter: weights, gradients and two Adam moments in fp32."""
 LATENT_BYTES, FROZEN_BYTES = 24, 12
 """Bytes that a row takes per latent: about six tensors of at most four; frozen: m, f and the firing."""
-EXHAUSTED = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 def training_memory(config: Config, width: int) -> int:
@@ -38,8 +39,8 @@ def rows_per_piece(train: TrainConfig, stack: SAEStack, frozen: SAEStack | None,
 
 def describe(error: BaseException, config: Config, step: int) -> str:
     """Return an error in one line; of a lack of memory it says what to lower and from which step the run goes on."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, MemoryError) and not any(words in line for words in EXHAUSTED):
+    line = of_system(error) or " ".join(str(error).split()) or type(error).__name__
+    if not is_out_of_memory(error):
         return line
     taken = LATENT_BYTES * config.train.batch * config.sae.latents // world_size()
     less = min(taken, config.train.memory_bytes or taken) // 2

@@ -19,6 +19,7 @@ from sae_cli.ranks import ALONE, Ranks
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.tracking import Tracker
 from sae_cli.sources import ActivationSource
+from sae_cli.sources.language_model import model_fingerprint
 from sae_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from sae_cli.training.dead_latents import collect_rows, resample
 from sae_cli.training.loss import directions_of, has_auxiliary
@@ -239,9 +240,12 @@ class Trainer:
         if config.source.kind == "language_model":
             metadata |= {
                 "model_name": config.model.path,
+                "model_fingerprint": model_fingerprint(config.model),
+                "model_processing": config.model.processing,
                 "hook_name": config.model.hook,
                 "context_size": config.model.context,
                 "prepend_bos": config.model.prepend_bos,
+                "drop_bos": config.model.drop_bos,
             }
         return metadata
 

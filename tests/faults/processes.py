@@ -79,3 +79,27 @@ def timed(words: list[str], folder: Path) -> float:
     began = time.monotonic()
     assert run(words, folder) == 0, output(folder)[-3000:]
     return time.monotonic() - began
+
+
+def pause(step: int) -> None:
+    """For `prepare`: after logging a step write the file `paused` and go on when there is a file `go`."""
+    from sae_cli.runs.directory import RunDirectory
+
+    append = RunDirectory.append_metrics
+
+    def append_and_wait(run: RunDirectory, values: dict[str, float]) -> None:
+        append(run, values)
+        if values["step"] == step:
+            Path("paused").touch()
+            wait_for(Path("go"))
+
+    RunDirectory.append_metrics = append_and_wait  # type: ignore[method-assign]
+
+
+def wait_for(file: Path, seconds: float = 60) -> None:
+    """Return when there is a file. Raises TimeoutError after some seconds."""
+    end = time.monotonic() + seconds
+    while not file.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"no {file} in {seconds} s")
+        time.sleep(0.01)

@@ -39,12 +39,12 @@ COMMANDS = {
 
 
 def left(folder: Path) -> dict[str, bytes]:
-    """Return the content of the LEFT files of a folder."""
+    """Return the content of the LEFT files of a folder, without the minute in which a report was made."""
     kept = {}
     for file in sorted(folder.glob("**/*")):
         name = str(file.relative_to(folder))
         if file.is_file() and file.name != ".lock" and LEFT.search(name):
-            kept[name] = file.read_bytes()
+            kept[name] = re.sub(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC", b"", file.read_bytes())
     return kept
 
 

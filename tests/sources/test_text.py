@@ -2,12 +2,14 @@ import gzip
 import hashlib
 import json
 import random
+from dataclasses import replace
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from sae_cli.config.compose import compose
 from sae_cli.config.schema_data import TextConfig
 from sae_cli.errors import UserError
 from sae_cli.sources.text import documents, text_fingerprint
@@ -102,16 +104,20 @@ def test_fingerprint_follows_contents_and_settings_not_the_folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl", b'{"txt": "x"}\n', r"text\.field=text: .*a\.jsonl line 1 has the keys txt\. Did you mean txt\?"),
+        (
+            "a.jsonl",
+            b'{"txt": "x"}\n',
+            r"text\.field=text: .*a\.jsonl line 1 has the keys txt: give one\. Did you mean txt\?",
+        ),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl line 2 is not JSON"),
         ("a.jsonl", b"[1]\n", "line 1 is not a JSON object"),
         ("a.jsonl", b'{"text": 3}\n', "line 1 holds int, not text"),
         ("a.jsonl", b"", "holds no text"),
-        ("a.jsonl", b'{"text": "\xff"}\n', "cannot read"),
+        ("a.jsonl", b'{"text": "\xff"}\n', "cannot read .*it is not UTF-8 text .byte 10 is 0xff"),
         ("a.jsonl.gz", b"plain", "cannot read"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}')[:10] + b"\xff" * 20, "cannot read"),
         ("a.parquet", b"plain", "cannot read"),
-        ("a.csv", b"text\nx\n", "unknown kind of file"),
+        ("a.csv", b"text\nx\n", "unknown kind of file.*text.dataset=FOLDER"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, content, says):
@@ -119,6 +125,41 @@ def test_broken_files_are_named(tmp_path, name, content, says):
     with pytest.raises(UserError, match=says) as error:
         list(documents(local(tmp_path / name), "train"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("one two\nthree four\n\nfive six", ["one two\nthree four\n\n", "five six"]),  # an empty line before all else
+        ("one two three\nfour five six", ["one two three\n", "four five six"]),
+        ("a line\none two six four five", ["a line\none two six ", "four five"]),  # ends in its second half
+        ("\u65e5\u672c" * 15, ["\u65e5\u672c" * 10, "\u65e5\u672c" * 5]),
+        ("word " * 4, ["word " * 4]),
+        ("", []),
+    ],
+)
+def test_a_cut_file_is_as_many_documents_as_its_paragraphs_lines_or_words_make(tmp_path, text, pieces):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as Windows writes it
+    cut = TextConfig(name="local", path=str(path), validation=1e-9, cut=20)
+    assert (list(documents(cut, "train")) if text else []) == pieces
+    assert "".join(pieces) == text
+
+
+def test_one_text_file_has_a_validation_part_under_text_local_and_says_what_to_do_without(tmp_path):
+    (tmp_path / "book.txt").write_text("\n\n".join(f"Paragraph {i}. " + TEXTS[i] * 9 for i in range(200)))
+    config = compose(["text=local", f"text.path={tmp_path}/book.txt"]).text
+    parts = [list(documents(config, split)) for split in ("train", "validation")]
+    assert all(parts)
+    assert sum(map(len, (*parts[0], *parts[1]))) == (tmp_path / "book.txt").stat().st_size
+    with pytest.raises(UserError, match=r"none of the 1 documents .*cut \.txt files into them \(text\.cut=4000\)"):
+        [list(documents(replace(config, cut=0), split)) for split in ("train", "validation")]
+    assert text_fingerprint(config) != text_fingerprint(replace(config, cut=0))
+
+
+def test_the_fingerprint_of_an_uncut_text_is_what_it_was_before_texts_could_be_cut(tmp_path):
+    (tmp_path / "a.txt").write_text("one text")
+    assert text_fingerprint(local(tmp_path / "a.txt")) == "dd434a389d1e"
 
 
 def test_missing_things_are_named(tmp_path):

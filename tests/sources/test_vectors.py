@@ -3,6 +3,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sae_cli.config.compose import compose
 from sae_cli.config.schema import CacheConfig, Config, SourceConfig, TextConfig
 from sae_cli.errors import UserError
 from sae_cli.sources import vectors
@@ -95,10 +96,10 @@ def test_problems_are_named(folder):
     bad = X.copy()
     bad[77, 2] = np.nan
     np.save(folder / "bad.npy", bad)
-    with pytest.raises(UserError, match=r"bad\.npy row 77 is not finite"):
+    with pytest.raises(UserError, match=r"bad\.npy row 77 is not finite in float32: remove the row$"):
         [stream(folder / "bad.npy", split) for split in ("train", "validation")]
     np.save(folder / "bad.npy", X * 1e5)
-    with pytest.raises(UserError, match=r"bad\.npy row \d+ is not finite in float16"):
+    with pytest.raises(UserError, match=r"bad\.npy row \d+ is not finite in float16.*cache\.dtype=bfloat16"):
         stream(folder / "bad.npy", "train", dtype="float16")
     np.save(folder / "bad.npy", X[:, :5])
     with pytest.raises(UserError, match=r"a\.npy has width 6 but .*bad\.npy has 5"):
@@ -113,10 +114,34 @@ def test_problems_are_named(folder):
     with pytest.raises(UserError, match=r"cannot read .*bad\.npy"):
         VectorRows(config_of(folder))
     save_file({"p": torch.zeros(2, 2), "q": torch.zeros(2, 2)}, folder / "two.safetensors")
-    with pytest.raises(UserError, match=r"2 two-dimensional arrays \(p, q\).*'x'"):
+    with pytest.raises(UserError, match=r"holds p \(2, 2\), q \(2, 2\); name the one .*'x'"):
         VectorRows(config_of(folder / "two.safetensors"))
     with pytest.raises(UserError, match=r"no such file or folder\. Did you mean .*a\.npy"):
         VectorRows(config_of(folder / "aa.npy"))
     np.save(folder / "one.npy", X[:1])
     with pytest.raises(UserError, match=r"none of its 1 rows falls into the validation part"):
         stream(folder / "one.npy", "validation", share=1e-9)
+
+
+def test_pt_files_are_read_by_name_and_no_pickle_is_run(tmp_path):
+    x, place = torch.from_numpy(X), tmp_path / "a.pt"
+    for content in (x, {"vectors": x, "other": x[:, :2], "step": 3}, {"mine": x}, x.T.contiguous().T):
+        torch.save(content, place)
+        rows = torch.cat([stream(place, split)[1] for split in ("train", "validation")])
+        torch.testing.assert_close(rows.sort(0).values, x.sort(0).values, rtol=0, atol=0)
+    for content, says in (
+        (torch.nn.Linear(6, 6), "no pickle is run"),
+        (x[:1].expand(10**9, 6), "holds no array"),  # a file of 24 bytes of numbers that claims a billion rows
+        ([x], "holds no array"),
+        ({"p": x, "q": x}, r"holds p \(1000, 6\), q \(1000, 6\)"),
+        (x.view(50, 20, 6), r"shape \(50, 20, 6\).*save x\.reshape\(-1, 6\)"),
+    ):
+        torch.save(content, place)
+        with pytest.raises(UserError, match=says) as error:
+            VectorRows(config_of(place))
+        assert "\n" not in str(error.value)
+
+
+def test_the_group_takes_every_row(tmp_path):
+    assert compose(["source=vectors", f"source.path={tmp_path}"]).cache.tokens == 0
+    assert compose(["source=vectors", f"source.path={tmp_path}", "cache.tokens=7"]).cache.tokens == 7

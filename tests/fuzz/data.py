@@ -45,6 +45,8 @@ def targets(scratch: Path) -> dict[str, Target]:
         "text txt": Target(_text("text.txt"), "text.txt", ["one é\n\ntwo".encode()]),
         "text parquet": Target(_text("text.parquet"), "text.parquet", [_parquet()]),
         "vectors npy": Target(_vectors, "x.npy", [_npy(np.float32), _npy(">f2")]),
+        "vectors pt": Target(_vectors, "x.pt", [_pt(torch.ones(9, 4)), _pt({"x": torch.ones(9, 4), "n": 1})]),
+        "text cut": Target(_text("text.txt", 4), "text.txt", ["one é\n\ntwo three".encode()]),
         "vectors safetensors": Target(_vectors, "x.safetensors", [save({"x": torch.ones(9, 4)})]),
     }
     cache = _cache(scratch / "cache")
@@ -60,9 +62,9 @@ def targets(scratch: Path) -> dict[str, Target]:
     return found
 
 
-def _text(name: str) -> Callable[[Path], object]:
+def _text(name: str, cut: int = 0) -> Callable[[Path], object]:
     def parse(folder: Path) -> None:
-        for _ in documents(TextConfig(name="fuzz", path=str(folder / name), validation=0.0), "train"):
+        for _ in documents(TextConfig(name="fuzz", path=str(folder / name), validation=0.0, cut=cut), "train"):
             pass
 
     return parse
@@ -77,6 +79,12 @@ def _vectors(folder: Path) -> None:
 def _npy(kind: str | type) -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.ones((9, 4), dtype=kind))
+    return stream.getvalue()
+
+
+def _pt(value: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)
     return stream.getvalue()
 
 

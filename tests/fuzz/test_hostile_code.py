@@ -75,6 +75,14 @@ def test_pickles_beside_an_artefact_are_not_opened(tmp_path: Path, mark: Path) -
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("pack", [_zipped, _legacy, pickle.dumps])
+def test_own_vectors(tmp_path: Path, mark: Path, pack: Callable[[Any], bytes]) -> None:
+    (tmp_path / "x.pt").write_bytes(pack(Payload(mark)))
+    with pytest.raises(UserError, match=r"no pickle is run"):
+        _shape(tmp_path / "x.pt")
+    assert not mark.exists()
+
+
 def test_object_arrays(tmp_path: Path, mark: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([[Payload(mark)]], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match=r"cannot read .*x\.npy"):

@@ -244,7 +244,7 @@ def test_names_in_a_sharded_checkpoint(tmp_path: Path) -> None:
 
 def test_errors_hold_no_codes_of_terminals(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: x")
-    (tmp_path / "status.json").write_text("{}")
+    (tmp_path / "status.json").write_text("[")
     evil = tmp_path / "\x1b]0;owned\x07\n\u202egpj"
     shutil.copytree(tmp_path, evil, ignore=lambda *_: [evil.name])
     with pytest.raises(UserError) as problem:

@@ -54,7 +54,7 @@ report: $(INSTALLED) ## the report of RUNS (default runs/demo)
 interop-check: .peers/installed ## exported SAEs through the real SAELens, dictionary_learning and sparsify
 	PYTHONPATH=.peers $(BIN)/python -m pytest -q -m peers tests/interop
 
-faults: $(INSTALLED) ## 100 kills at random moments, 2,000 flipped bits and cut files (20 minutes)
+faults: $(INSTALLED) ## 125 kills at random moments, 2,250 flipped bits and cut files, full disks and other faults (30 minutes)
 	SAE_KILLS=25 SAE_FLIPS=150 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/faults
 
 fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, and on 10,000 by coverage if atheris is installed (40 minutes)

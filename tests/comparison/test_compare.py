@@ -41,7 +41,7 @@ def tied(W_dec_FD: torch.Tensor) -> SAE:
     """An SAE with a threshold just above 0 that reads and writes along the same directions."""
     bias_F = torch.full((len(W_dec_FD),), -1e-3)
     metadata = {"source": "features", "run_id": "x"}
-    return SAE("relu", W_dec_FD.T.clone(), bias_F, W_dec_FD, torch.zeros(W_dec_FD.shape[1]), metadata)
+    return SAE("relu", W_dec_FD.T.clone(), bias_F, W_dec_FD, torch.zeros(W_dec_FD.shape[1]), metadata=metadata)
 
 
 @pytest.fixture

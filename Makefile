@@ -54,7 +54,7 @@ report: $(INSTALLED) ## the report of RUNS (default runs/demo)
 interop-check: .peers/installed ## exported SAEs through the real SAELens, dictionary_learning and sparsify
 	PYTHONPATH=.peers $(BIN)/python -m pytest -q -m peers tests/interop
 
-faults: $(INSTALLED) ## 100 kills at random moments, 2,000 flipped bits and cut files (20 minutes)
+faults: $(INSTALLED) ## 100 kills at random moments, 2,000 flipped bits and cut files (15 minutes)
 	SAE_KILLS=25 SAE_FLIPS=150 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/faults
 
 fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, by coverage too where atheris is installed (30 minutes)
@@ -63,10 +63,10 @@ fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, by coverage too whe
 release-check: $(INSTALLED) ## sdist and wheel, installed with their own libraries in a new environment and used (5 minutes)
 	bash tests/wheel.sh clean
 
-test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows, but for torch (20 minutes)
+test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows, but for torch (15 minutes)
 	bash tests/with_versions.sh lowest
 
-test-newest: ## the fast tests with the newest version of every library but torch (20 minutes)
+test-newest: ## the fast tests with the newest version of every library but torch (15 minutes)
 	bash tests/with_versions.sh newest
 
 gpu-wheels: $(INSTALLED) ## what gpu-check needs beside torch and pytest, into .whl, for a GPU machine without a network

@@ -80,11 +80,12 @@ class RunDirectory:
         """Read one of the run's JSON files; UserError names it if it is missing, damaged or of a later version."""
         try:
             value = read_json(self.path / name)
-            refuse_newer(self.path / name, value.get("version"), VERSIONS.get(name, 1))
+            if isinstance(value, dict):
+                refuse_newer(self.path / name, value.get("version"), VERSIONS.get(name, 1))
             return value
         except FileNotFoundError:
             raise UserError(f"{self.path / name} is missing") from None
-        except (ValueError, AttributeError) as error:  # AttributeError: JSON, but not of a record
+        except ValueError as error:
             raise UserError(f"{self.path / name}: damaged ({error})") from error
 
     def check(self, name: str) -> None:

@@ -131,7 +131,7 @@ def broken(data: dict, **changes) -> dict:
     ("change", "says"),
     [
         (lambda data: broken(data, format="other"), "not an activation cache"),
-        (lambda data: broken(data, format_version=99), "version 99, this program reads 1"),
+        (lambda data: broken(data, format_version=99), "version 99, this sae-cli reads up to 1"),
         (lambda data: {key: value for key, value in data.items() if key != "mean"}, "mean"),
         (lambda data: broken(data, mean=[0.0]), "not sound"),
         (lambda data: broken(data, variance="large"), "damaged"),

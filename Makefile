@@ -63,10 +63,10 @@ fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, and on 10,000 by co
 release-check: $(INSTALLED) ## sdist and wheel, installed with their own libraries in a new environment and used (5 minutes)
 	bash tests/wheel.sh clean
 
-test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows, but for torch (20 minutes)
+test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows, but for torch (15 minutes)
 	bash tests/with_versions.sh lowest
 
-test-newest: ## the fast tests with the newest version of every library but torch (20 minutes)
+test-newest: ## the fast tests with the newest version of every library but torch (15 minutes)
 	bash tests/with_versions.sh newest
 
 gpu-wheels: $(INSTALLED) ## what gpu-check needs beside torch and pytest, into .whl, for a GPU machine without a network

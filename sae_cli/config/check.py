@@ -93,4 +93,4 @@ def _inside(number: Any, interval: str) -> bool:
     low, high = (float(part) for part in interval[1:-1].split(","))
     above = number > low if interval[0] == "(" else number >= low
     below = number < high if interval[-1] == ")" else number <= high
-    return abs(number) < 2**63 and above and below
+    return above and below and (isinstance(number, float) or abs(number) < 2**63)

@@ -111,7 +111,7 @@ def test_every_shipped_choice_composes_and_says_what_it_is(choice: str) -> None:
         ("cache=3", "cache is a section: set one of its keys, such as cache.dir"),
         ("train.lr", "train.lr: overrides are written key=value"),
         ("text.path=/x,y(", "not a valid override"),
-        ("train.lr=${oc.env:SAE_TEST_UNSET}", "SAE_TEST_UNSET"),
+        ("train.lr=${oc.env:HOME}", "train.lr: ${function:...} is not run"),
         ("model.path=???", "model.path is not set: Hub name"),
         ("hydra.verbose=true", "sae sweep --launcher"),
         ("~train.lr", "only groups can be taken out"),

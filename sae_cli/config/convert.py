@@ -34,7 +34,8 @@ def flat(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """Return the configuration as YAML in the order of the schema."""
-    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+    odd = re.search(r"[\x85\u2028\u2029\ufeff]", "".join(map(str, flat(config).values())))  # read as line ends
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=not odd)
 
 
 def from_dict(data: dict[str, Any]) -> Config:

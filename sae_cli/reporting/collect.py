@@ -119,7 +119,8 @@ def _numbers(values: list[Any]) -> np.ndarray:
     try:
         return np.array(values, dtype=float)
     except (TypeError, ValueError, OverflowError):
-        return np.array([value if type(value) in (int, float) else np.nan for value in values], dtype=float)
+        known = [type(value) in (int, float) and abs(value) < 1e300 for value in values]
+        return np.array([value if use else np.nan for value, use in zip(values, known, strict=True)], dtype=float)
 
 
 def at(data: Any, where: str) -> Any:

@@ -20,6 +20,7 @@ from sae_cli.runs import directory
 from sae_cli.runs.directory import RunDirectory
 from sae_cli.runs.recovery import examine_path
 from sae_cli.runs.subjects import open_subjects
+from sae_cli.sources.registry import source_fingerprint
 from tests.fuzz.target import Target, contents, targets_of
 from tests.interop.test_reading import LENS, rows, write_lens
 from tests.interop.test_writing import D, example
@@ -45,7 +46,8 @@ def targets(scratch: Path) -> dict[str, Target]:
     (run / "overrides.txt").write_text("model=tiny\nsae=relu\n")
     (run / "compare.json").write_text(json.dumps(content()))
     (run / "metrics.jsonl").write_text("".join((run / "metrics.jsonl").read_text().splitlines(True)[:50]))
-    (run / "stamp.json").write_text('{"device": "cpu", "source_fingerprint": "0123456789ab", "git": {"commit": "0"}}')
+    stamp = {"device": "cpu", "source_fingerprint": source_fingerprint(compose([])), "git": {"commit": "0"}}
+    (run / "stamp.json").write_text(json.dumps(stamp))
     save_sae(run, example("relu"))
     read, shown = targets_of("run", contents(run), _read), targets_of("report", contents(run), _report, every=20)
     for name in ("cfg.json", "sae.safetensors", "config.yaml"):  # others read these as well

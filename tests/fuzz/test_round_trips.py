@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sae_cli.config.compose import compose
@@ -36,6 +36,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | NUMBERS | WORDS,
 
 
 @quick
+@example("\x85", "\u2028", 1.0, 0, [])
 @given(WORDS, WORDS, NUMBERS, st.integers(-(2**62), 2**62), st.lists(st.floats(0, 1), max_size=4))
 def test_configurations(tmp_path: Path, path: str, hook: str, lr: float, seed: int, times: list[float]) -> None:
     config = replace(

@@ -6,6 +6,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 python="$root/.venv/bin/python"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+rm -rf "$root/build" # setuptools adds what an earlier build left there
 "$python" -m build --outdir "$work/dist" "$root" >/dev/null
 "$python" -m build --wheel --outdir "$work/dist/tree" "$root" >/dev/null
 "$python" "$root/tests/distributions.py" "$work/dist"

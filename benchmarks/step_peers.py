@@ -2,8 +2,9 @@
 
 A peer takes part if it can be imported (pip install dictionary-learning eai-sparsify, in an environment of its own);
 each runs as it comes and under bf16 autocast put around its step. ReLU against ReLU with an L1 penalty and TopK against
-TopK; peers' biases are set so that as many latents fire.
-Usage: OMP_NUM_THREADS=2 python benchmarks/step_peers.py [--steps N] [--shape D F] [--out FILE]
+TopK; peers' biases are set so that as many latents fire. Several members are a stack of ours, and of peers as many SAEs
+that take the shared batch one after the other, which is faster than what they have for sweeps; tokens count per member.
+Usage: OMP_NUM_THREADS=2 python benchmarks/step_peers.py [--steps N] [--shape D F MEMBERS] [--out FILE]
 """
 
 import argparse
@@ -72,15 +73,19 @@ def in_bf16(step: Step, device: str = "cpu") -> Step:
     return under
 
 
-def measure(width: int, latents: int, kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def each_in_turn(steps: list[Step]) -> Step:
+    return lambda turn: [step(turn) for step in steps]
+
+
+def measure(width: int, latents: int, members: int, kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
     x_BD, l0 = torch.randn(BATCH, width), arguments.l0
     steps: dict[str, Step] = {}
     for precision in ("bf16", "fp32"):
-        ours = stepper([*KINDS[kind], f"train.precision={precision}"], width, latents, 1, l0, x_BD)
+        ours = stepper([*KINDS[kind], f"train.precision={precision}"], width, latents, members, l0, x_BD)
         steps[f"sae {precision}"] = lambda turn, ours=ours: ours.step(turn, x_BD)
     for name, (make, kinds) in PEERS.items():
         if kind in kinds and find_spec(name):
-            peer = make(kind, x_BD, latents, l0)
+            peer = each_in_turn([make(kind, x_BD, latents, l0) for _ in range(members)])
             steps |= {f"{name} fp32": peer, f"{name} bf16": in_bf16(peer)}
     failed: dict[str, str] = {}
     working: dict[str, Step] = {}
@@ -91,12 +96,12 @@ def measure(width: int, latents: int, kind: str, arguments: argparse.Namespace) 
         except RuntimeError as error:  # such as an operator that has no bf16 kernel
             failed[name] = str(error).splitlines()[0]
     found = in_turn(working, arguments.steps)
-    speeds = {name: round(BATCH / statistics.median(seconds)) for name, seconds in found.items()}
+    speeds = {name: round(BATCH * members / statistics.median(seconds)) for name, seconds in found.items()}
     peers = {name: speed for name, speed in speeds.items() if not name.startswith("sae ")}
     best = max(peers, key=peers.__getitem__, default=None)
     ratios = [] if best is None else [a / b for a, b in zip(found[best], found["sae bf16"], strict=True)]
     return {
-        "shape": {"D": width, "F": latents, "kind": kind},
+        "shape": {"D": width, "F": latents, "members": members, "kind": kind},
         "tokens_per_second": speeds,
         "failed": failed,
         "best_peer": best,
@@ -108,18 +113,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--l0", type=int, default=50)
-    parser.add_argument("--shape", type=int, nargs=2, action="append", metavar=("D", "F"))
+    parser.add_argument("--shape", type=int, nargs=3, action="append", metavar=("D", "F", "MEMBERS"))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     keep_freed_memory()
     result = {
-        "what": f"tokens per second of a training step, B {BATCH}; best peer's time / ours in bf16, turn by turn",
+        "what": f"member-tokens per second of a step, B {BATCH}; best peer's time / ours in bf16, turn by turn",
         "threads": torch.get_num_threads(),
         "compiled": library() is not None,
         "load": round(os.getloadavg()[0], 1),
         "rows": [
             measure(*shape, kind, arguments)
-            for shape in arguments.shape or [(512, 4096), (640, 10240)]
+            for shape in arguments.shape or [(512, 4096, 1), (640, 10240, 1), (256, 2048, 8)]
             for kind in KINDS
         ],
     }

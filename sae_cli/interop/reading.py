@@ -6,7 +6,6 @@ The formulas are those of the peers' `encode` and `decode`. What this file does 
 import re
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, ZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +16,7 @@ from sae_cli.dictionary.artifact import SAE, load_sae
 from sae_cli.errors import UserError
 from sae_cli.files import read_json
 from sae_cli.interop.layouts import AXES, DICTIONARY_LEARNING, NOT_CENTRED, SAE_LENS, SIZES, SPARSIFY, recognise
+from sae_cli.pickles import is_whole, load_plain
 
 
 def open_sae(folder: Path) -> SAE:
@@ -69,12 +69,8 @@ def _dictionary_learning(folder: Path) -> SAE:
     cfg = read_json(folder / "config.json").get("trainer", {})
     name = cfg.get("dict_class")
     try:
-        with ZipFile(folder / "ae.pt") as packed:  # as torch writes it; what is packed tighter could fill the memory
-            if any(entry.compress_type != ZIP_STORED for entry in packed.infolist()):
-                raise ValueError("compressed")
-        tensors = torch.load(folder / "ae.pt", map_location="cpu", weights_only=True)
-        tensors = {key: torch.as_tensor(value) for key, value in tensors.items()}
-        if any(value.nbytes > value.untyped_storage().nbytes() for value in tensors.values()):
+        tensors = {key: torch.as_tensor(value) for key, value in load_plain(folder / "ae.pt").items()}
+        if not all(map(is_whole, tensors.values())):
             raise ValueError("larger than what is stored")
     except Exception as error:  # zip, pickle and tensor errors share no base class
         raise UserError(f"ae.pt is not tensors by name alone ({type(error).__name__}); no pickle is run") from error

@@ -13,6 +13,7 @@ from torch import Tensor
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError, suggest
 from sae_cli.files import short_hash
+from sae_cli.pickles import is_whole, load_plain
 from sae_cli.sources import RowBlock, Split
 from sae_cli.sources.text import content_hash
 
@@ -156,14 +157,14 @@ def _opened(path: Path) -> Iterator[tuple[Any, tuple[int, ...], str]]:
 def _saved_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .pt file by name, mapped; no pickle is run. A tensor that repeats its values is none."""
     try:
-        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        loaded = load_plain(path, mmap=True)
     except Exception as error:  # zip, pickle and tensor errors share no base class
         raise UserError(
             f"source.path: {path} is not tensors alone ({type(error).__name__}); no pickle is run"
         ) from error
     found = loaded if isinstance(loaded, dict) else {KEYS[0]: loaded}
     plain = {str(key): x.detach() for key, x in found.items() if isinstance(x, Tensor) and x.layout == torch.strided}
-    return {key: x for key, x in plain.items() if x.numel() * x.itemsize <= x.untyped_storage().nbytes()}
+    return {key: x for key, x in plain.items() if is_whole(x)}
 
 
 def _chosen(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:

@@ -1,3 +1,5 @@
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,17 @@ def test_pt_files_are_read_by_name_and_no_pickle_is_run(tmp_path):
         with pytest.raises(UserError, match=says) as error:
             VectorRows(config_of(place))
         assert "\n" not in str(error.value)
+
+
+def test_a_packed_pt_file_is_not_read_as_other_numbers(tmp_path):
+    torch.save({"x": torch.from_numpy(X)}, tmp_path / "a.pt")
+    with ZipFile(tmp_path / "a.pt") as plain, ZipFile(tmp_path / "packed.pt", "w", ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+        # what follows is as long as the numbers, so that a map of them would not end beyond the file
+        packed.writestr("a/more", X.tobytes(), ZIP_STORED)
+    with pytest.raises(UserError, match="no pickle is run"):
+        VectorRows(config_of(tmp_path / "packed.pt"))
 
 
 def test_the_group_takes_every_row(tmp_path):

@@ -54,16 +54,16 @@ class RunDirectory:
         return load_config(self.path / "config.yaml")
 
     @property
-    def overrides(self) -> list[str]:
-        """The words of the command that made the run; empty if they are not there."""
-        file = self.path / "overrides.txt"
-        return file.read_text(errors="replace").splitlines() if file.exists() else []
-
-    @property
     def flat_config(self) -> dict[str, Any]:
         """The same configuration as values by dotted key, read at a tenth of the time."""
         self.check("config.yaml")
         return load_flat(self.path / "config.yaml")
+
+    @property
+    def overrides(self) -> list[str]:
+        """The words of the command that made the run; empty if they are not there."""
+        file = self.path / "overrides.txt"
+        return file.read_text(errors="replace").splitlines() if file.exists() else []
 
     @property
     def status(self) -> dict[str, Any]:

@@ -3,28 +3,11 @@ import torch
 import transformers
 
 from sae_cli.assets import TINY
-from sae_cli.config.schema import CacheConfig, Config, ModelConfig, SourceConfig, TextConfig
+from sae_cli.config.schema import TextConfig
 from sae_cli.errors import UserError
 from sae_cli.sources.language_model import LanguageModel
 from sae_cli.sources.text import documents
-
-HOOK = "blocks.0.hook_out"
-LAST = "blocks.1.hook_out"
-
-
-def config_of(dtype="bfloat16", hooks=(), text_changes=None, **changes):
-    settings = {"name": "tiny", "path": "bundled:tiny", "hook": HOOK, "context": 32, "batch": 4} | changes
-    return Config(
-        model=ModelConfig(**settings),
-        source=SourceConfig(kind="language_model"),
-        text=TextConfig(name="wiki", path="bundled:wiki", max_documents=25, **(text_changes or {})),
-        cache=CacheConfig(dtype=dtype, hooks=list(hooks)),
-    )
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return LanguageModel(config_of().model, "cpu")
+from tests.sources.conftest import HOOK, LAST, config_of
 
 
 @pytest.fixture(scope="module")

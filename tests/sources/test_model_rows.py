@@ -7,12 +7,7 @@ from sae_cli.sources import model_rows
 from sae_cli.sources.language_model import LanguageModel, model_fingerprint
 from sae_cli.sources.model_rows import LanguageModelRows, rows_fingerprint
 from sae_cli.store.writer import write_caches
-from tests.sources.test_language_model import HOOK, LAST, config_of
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return LanguageModel(config_of().model, "cpu")
+from tests.sources.conftest import HOOK, LAST, config_of
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -80,8 +80,15 @@ def _values(word: str, config_dir: str | None) -> list[str]:
     if isinstance(value, Glob):
         values = value.filter(list(choices(override.key_or_group, config_dir)))
     else:
+        if isinstance(value, RangeSweep) and not _is_countable(value):
+            raise UserError(f"{word}: a range needs a finite start, stop and step, and a step that is not 0")
         values = list(itertools.islice(override.sweep_string_iterator(), MOST_POINTS + 1))
     return [f"{override.get_key_element()}={value}" for value in values]
+
+
+def _is_countable(given: RangeSweep) -> bool:
+    numbers = (given.start, given.stop, given.step)  # an integer too large for a float is finite
+    return all(isinstance(x, int) or (x is not None and math.isfinite(x)) for x in numbers) and given.step != 0
 
 
 def _parse(word: str) -> Override:

@@ -179,6 +179,15 @@ def test_expand_makes_the_grid_in_hydras_grammar() -> None:
         expand(["a=interval(0,1)"])
 
 
+@pytest.mark.parametrize(
+    "word", ["(0,4,0)", "(0,.1,1e-400)", "(0,NaN)", "(0,inf)", "(NaN,1)", "(0,1,NaN)", "(-inf,0,inf)"]
+)
+def test_a_range_without_an_end_is_refused(word: str) -> None:
+    assert len(expand([f"train.lr=range({10**400},{10**400 + 3})"])) == 3
+    with pytest.raises(UserError, match=r"^train.lr=range\(.*: a range needs a finite start"):
+        expand([f"train.lr=range{word}"])
+
+
 def test_composing_leaves_an_outer_hydra_alone() -> None:
     marker = object()
     GlobalHydra.instance().hydra = marker  # type: ignore[assignment]

@@ -73,11 +73,18 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text says; ValueError for anything else, also for one that is nested without end."""
+    """Return what a JSON text says; ValueError for anything else, for endless nesting, and for too large a number."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_whole_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _whole_number(digits: str) -> int:
+    number = int(digits)
+    if number.bit_length() >= 1024:  # what no float holds would fail wherever it is computed with
+        raise ValueError(f"a number of {len(digits)} digits")
+    return number
 
 
 def read_json(path: Path) -> Any:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sae_cli.cli import app
 from sae_cli.errors import of_system
-from sae_cli.files import naming, replace_atomically, replacing
+from sae_cli.files import naming, parse_json, replace_atomically, replacing
 
 
 def _full(written: int) -> None:
@@ -24,6 +24,17 @@ def test_an_error_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt), replacing(file):
         raise KeyboardInterrupt
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_json_is_refused_that_no_computer_could_count_with() -> None:
+    assert parse_json(f'{{"seed": {2**64 - 1}, "x": -1e3}}') == {"seed": 2**64 - 1, "x": -1000.0}
+    assert parse_json('{"loss": NaN, "id": "' + 400 * "1" + '"}')["id"] == 400 * "1"
+    with pytest.raises(ValueError, match="a number of 309 digits"):
+        parse_json(f'{{"x": [{10**308 * 9}, {10**308}]}}')
+    with pytest.raises(ValueError, match="digits"):
+        parse_json(5000 * "1")
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json(100_000 * "[")
 
 
 def test_a_full_device_is_named() -> None:

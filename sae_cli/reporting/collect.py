@@ -118,7 +118,7 @@ class Point:
 def _numbers(values: list[Any]) -> np.ndarray:
     try:
         return np.array(values, dtype=float)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError):
         known = [type(value) in (int, float) and abs(value) < 1e300 for value in values]
         return np.array([value if use else np.nan for value, use in zip(values, known, strict=True)], dtype=float)
 

@@ -135,6 +135,7 @@ def broken(data: dict, **changes) -> dict:
         (lambda data: {key: value for key, value in data.items() if key != "mean"}, "mean"),
         (lambda data: broken(data, mean=[0.0]), "not sound"),
         (lambda data: broken(data, variance="large"), "damaged"),
+        (lambda data: broken(data, variance=10**400), "a number of 401 digits"),
         (lambda data: broken(data, dtype="int8"), "dtype"),
         (lambda data: broken(data, surprise=1), "surprise"),
         (lambda data: broken(data, train={**data["train"], "rows": 1}), "add up"),

@@ -1,10 +1,10 @@
 """`make fuzz`: every parser on many inputs, coverage-guided too where atheris is installed.
 
-python -m tests.fuzz.run [--inputs 10000] [--seconds 150] [--only BEGINNING]
+python -m tests.fuzz.run [--inputs 10000] [--seconds 600] [--seed 0] [--only BEGINNING]
 
 Each target is a process of its own, in which an input may take LONGEST seconds and MEMORY bytes. One that fails is kept
 as `failed-input-...` and its traceback shown; the other targets go on. A target gets at most `--seconds` in each of
-the two ways of making inputs: its line says how many it was given.
+the two ways of making inputs, which run side by side: its line says how many it was given.
 """
 
 import argparse
@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 import traceback
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random
 
@@ -36,12 +37,22 @@ def failed_input(name: str) -> str:
     return "failed-input-" + re.sub(r"[^\w.]+", "-", name)
 
 
-def mutate(target, folder: Path, inputs: int, name: str, seconds: float = float("inf")) -> tuple[int, int]:
+@contextmanager
+def kept(data: bytes, name: str) -> Iterator[None]:
+    """Keep an input that fails."""
+    try:
+        yield
+    except BaseException:
+        Path(failed_input(name)).write_bytes(data)
+        raise
+
+
+def mutate(target, folder: Path, inputs: int, name: str, seconds: float = float("inf"), seed: int = 0):
     """Parse mutated inputs and return how many were parsed and accepted; one that fails is kept."""
     from tests.fuzz.mutations import mutated
     from tests.fuzz.target import attempt
 
-    random, accepted, end = Random(name), 0, time.monotonic() + seconds
+    random, accepted, end = Random(f"{name} {seed}"), 0, time.monotonic() + seconds
     signal.signal(signal.SIGALRM, _too_long)
     for number in range(inputs // target.every):
         if time.monotonic() > end:
@@ -49,10 +60,8 @@ def mutate(target, folder: Path, inputs: int, name: str, seconds: float = float(
         data = mutated(target.seeds, random)
         signal.alarm(LONGEST)
         try:
-            accepted += attempt(target, folder, data)
-        except BaseException:
-            Path(failed_input(name)).write_bytes(data)
-            raise
+            with kept(data, name):
+                accepted += attempt(target, folder, data)
         finally:
             signal.alarm(0)
     return inputs // target.every, accepted
@@ -62,8 +71,8 @@ def _too_long(*_: object) -> None:
     raise TimeoutError(f"an input took more than {LONGEST} s")
 
 
-def guide(target, folder: Path, inputs: int, name: str, seconds: int, corpus: Path) -> None:
-    """Parse inputs that libFuzzer chooses by coverage; ends the process."""
+def guide(target, folder: Path, name: str, given: argparse.Namespace, corpus: Path) -> None:
+    """Parse inputs that libFuzzer chooses by coverage; ends the process. One that fails is kept."""
     import atheris
 
     from tests.fuzz.target import attempt
@@ -71,9 +80,15 @@ def guide(target, folder: Path, inputs: int, name: str, seconds: int, corpus: Pa
     corpus.mkdir()
     for number, seed in enumerate(target.seeds):
         (corpus / str(number)).write_bytes(seed)
-    options = [f"-runs={inputs // target.every}", f"-max_total_time={seconds}", f"-timeout={LONGEST}", "-max_len=65536"]
-    options += ["-rss_limit_mb=0", "-verbosity=0", "-print_final_stats=1", f"-artifact_prefix={failed_input(name)}-"]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: attempt(target, folder, data) and None)
+    options = [f"-runs={given.inputs // target.every}", f"-max_total_time={given.seconds}", f"-seed={given.seed + 1}"]
+    options += [f"-timeout={LONGEST}", "-max_len=65536", "-rss_limit_mb=0", "-verbosity=0", "-print_final_stats=1"]
+    options += [f"-artifact_prefix={failed_input(name)}-"]  # of a timeout
+
+    def parse(data: bytes) -> None:
+        with kept(data, name + "-guided"):
+            attempt(target, folder, data)
+
+    atheris.Setup([sys.argv[0], *options, str(corpus)], parse)
     atheris.Fuzz()
 
 
@@ -87,8 +102,8 @@ def fuzz_one(target, name: str, given: argparse.Namespace, scratch: Path) -> Non
     most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     if given.guided:
-        guide(target, folder, given.inputs, name, given.seconds, scratch / "corpus")
-    print("{} inputs, {} accepted".format(*mutate(target, folder, given.inputs, name, given.seconds)))
+        guide(target, folder, name, given, scratch / "corpus")
+    print("{} inputs, {} accepted".format(*mutate(target, folder, given.inputs, name, given.seconds, given.seed)))
 
 
 def in_child(target, name: str, given: argparse.Namespace) -> tuple[int, str]:
@@ -118,13 +133,19 @@ def main() -> None:
     """Fuzz all targets, or those whose name begins with a word; exit code 1 if any input was a defect."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
-    parser.add_argument("--seconds", type=int, default=150, help="for a target, in each of the two ways")
+    parser.add_argument("--seconds", type=int, default=600, help="for a target, in each of the two ways")
+    parser.add_argument("--seed", type=int, default=0, help="another one makes other inputs")
     parser.add_argument("--only", default="")
     parser.add_argument("--guided", action="store_true", help="by coverage only; without it, both ways")
     given = parser.parse_args()
-    has_atheris, failed, began = importlib.util.find_spec("atheris") is not None, 0, time.monotonic()
+    failed, began, by_coverage = 0, time.monotonic(), None
     if given.guided:
         import atheris
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the two ways share the cores
+    if not given.guided and importlib.util.find_spec("atheris"):
+        by_coverage = subprocess.Popen([sys.executable, "-m", "tests.fuzz.run", "--guided", *sys.argv[1:]])
+    elif not given.guided:
+        print("atheris is not installed: no inputs by coverage")
     with atheris.instrument_imports(include=GUIDED) if given.guided else nullcontext():
         from tests.fuzz.targets import make_targets
 
@@ -141,10 +162,7 @@ def main() -> None:
                 failed += bool(code)
                 print(said[-6000:] if code else "", end="", flush=True)
     print(f"{len(targets)} targets, {failed} failed, {time.monotonic() - began:.0f} s", flush=True)
-    if has_atheris and not given.guided:
-        failed += subprocess.run([sys.executable, "-m", "tests.fuzz.run", "--guided", *sys.argv[1:]]).returncode
-    elif not given.guided:
-        print("atheris is not installed: no inputs by coverage")
+    failed += by_coverage.wait() if by_coverage else 0
     sys.exit(bool(failed))
 
 

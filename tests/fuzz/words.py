@@ -34,7 +34,7 @@ def targets() -> dict[str, Target]:
         "overrides": Target(_overrides, "words", OVERRIDES),
         "grid": Target(_grid, "grid.yaml", GRIDS),
         "config": Target(_config, "config.yaml", [to_yaml(compose([])).encode()]),
-        "own settings": Target(_own, "experiment/x.yaml", [SETTINGS], every=5),
+        "own settings": Target(_own, "experiment/x.yaml", [SETTINGS]),
         "latents": Target(_line(lambda words: parse_latents(words, 4096)), "words", [b"0-99,205", b"all", b" 1, 2-3"]),
         "url": Target(_line(place), "words", URLS),
     }

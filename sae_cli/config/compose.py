@@ -144,7 +144,10 @@ def _compose(overrides: list[str], config_dir: str | None) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # what Hydra raises for a file that is not sound shares no base class
-        raise UserError(_reason(error)) from error
+        silent = (
+            f"{folder}: Hydra cannot read a file that was chosen ({type(error).__name__}); look at its defaults list"
+        )
+        raise UserError(_reason(error) or silent) from error
     finally:
         # A job of a Hydra application may compose too, and its own state must survive.
         GlobalHydra.instance().hydra = outer

@@ -160,11 +160,13 @@ def test_problems_in_a_user_folder_name_the_file(tmp_path: Path) -> None:
     own(tmp_path, "train/unknown", "lrr: 3\n")
     own(tmp_path, "train/wrong", "lr: fast\n")
     own(tmp_path, "train/broken", "lr: [3\n")
+    own(tmp_path, "experiment/nameless", "defaults:\n  - '@sae': topk\n")
     assert "train/unknown.yaml: unknown key train.lrr. Did you mean train.lr" in refusal(
         "train=unknown", config_dir=tmp_path
     )
     assert "train/wrong.yaml: train.lr" in refusal("train=wrong", config_dir=tmp_path)
     assert "train/broken.yaml" in refusal("train=broken", config_dir=tmp_path)
+    assert "look at its defaults list" in refusal("experiment=nameless", config_dir=tmp_path)
     assert "no such folder" in refusal(config_dir=tmp_path / "none")
     assert "holds no group folder" in refusal(config_dir=tmp_path / "train")
 

@@ -143,6 +143,8 @@ def _compose(overrides: list[str], config_dir: str | None) -> dict[str, Any]:
             return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     except UserError:
         raise
+    except AssertionError as error:  # Hydra's own, of a group without a name
+        raise UserError(f"{folder}: a file that was chosen has a defaults list that Hydra cannot read") from error
     except Exception as error:  # what Hydra raises for a file that is not sound shares no base class
         silent = (
             f"{folder}: Hydra cannot read a file that was chosen ({type(error).__name__}); look at its defaults list"

@@ -166,7 +166,7 @@ def test_problems_in_a_user_folder_name_the_file(tmp_path: Path) -> None:
     )
     assert "train/wrong.yaml: train.lr" in refusal("train=wrong", config_dir=tmp_path)
     assert "train/broken.yaml" in refusal("train=broken", config_dir=tmp_path)
-    assert "look at its defaults list" in refusal("experiment=nameless", config_dir=tmp_path)
+    assert "a defaults list that Hydra cannot read" in refusal("experiment=nameless", config_dir=tmp_path)
     assert "no such folder" in refusal(config_dir=tmp_path / "none")
     assert "holds no group folder" in refusal(config_dir=tmp_path / "train")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +17,7 @@ from sae_cli.files import short_hash
 from sae_cli.sources import RowBlock, Split
 from sae_cli.sources.language_model import LanguageModel, model_fingerprint
 from sae_cli.sources.packing import ContextBatch
-from sae_cli.sources.text import text_fingerprint
+from sae_cli.sources.text import dataset_commit, text_fingerprint
 
 
 def rows_fingerprint(config: Config, hook: str) -> str:
@@ -41,6 +42,7 @@ class LanguageModelRows:
         self.config = config
         self.hooks = list(dict.fromkeys([config.model.hook, *config.cache.hooks]))
         self.model = LanguageModel(config.model, device)
+        self.text_commit = dataset_commit(config.text)  # both parts are of this one, wherever the branch moves
         self.dropped = int(config.model.prepend_bos and config.model.drop_bos)
         self.widths = {hook: self.model.d_model(hook) for hook in self.hooks}
 
@@ -59,7 +61,12 @@ class LanguageModelRows:
             "model": {name: getattr(model, name) for name in names} | known,
             "hook": hook,
             "tokenizer": tokenizer | {"bos_id": self.model.bos_id, "separator_id": self.model.separator_id},
-            "text": {"name": text.name, "from": text.path or text.dataset, "fingerprint": text_fingerprint(text)},
+            "text": {
+                "name": text.name,
+                "from": text.path or text.dataset,
+                "fingerprint": text_fingerprint(text),
+                **({"commit": self.text_commit} if self.text_commit else {}),
+            },
             "versions": {package: version(package) for package in ("transformer_lens", "transformers", "torch")},
         }
 
@@ -70,8 +77,9 @@ class LanguageModelRows:
         cache's, or if a forward pass runs out of memory.
         """
         size, length = self.config.model.batch, self.config.model.context
+        text = replace(self.config.text, revision=self.text_commit or self.config.text.revision)
         rows = length - self.dropped
-        with closing(ahead(self.model.contexts(self.config.text, split), 2)) as batches:
+        with closing(ahead(self.model.contexts(text, split), 2)) as batches:
             for index, batch in enumerate(batches):
                 if index < start // (size * rows):
                     continue

@@ -65,6 +65,18 @@ def text_fingerprint(text: TextConfig) -> str:
     return short_hash([content, text.field, text.validation, text.max_documents, *([text.cut] if text.cut else [])])
 
 
+def dataset_commit(text: TextConfig) -> str:
+    """Return the commit of a hub's dataset that text.revision names now; "" for files and where the hub is silent."""
+    if not text.dataset or Path(text.dataset).expanduser().exists():
+        return ""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(text.dataset, revision=text.revision or None, timeout=10).sha or ""
+    except Exception:  # no network, no such name: reading it says so, where the hub's cache does not hold it
+        return ""
+
+
 def content_hash(root: Path, files: Iterable[Path]) -> str:
     """Return the hex SHA-256 over the files' names relative to `root` and their contents, in the given order."""
     total = hashlib.sha256()

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 Share = dict[Split, PartState]
 """What is stored of a share of both parts."""
+COMMITS = {"model": "commit", "text": "text_commit"}
+"""Keys of progress.json for the hub's commits that a cache was begun with, by what they are of."""
 _TEXT_BYTES_PER_ROW = 9
 """Disk space set aside for the text: two int32 per token, and the tokens that give no row."""
 
@@ -58,7 +60,8 @@ class CacheWriter:
             check_owner(folder / MANIFEST, read_manifest(folder).fingerprint, self.fingerprint)
             self._clear()
             return
-        self.commit = source.describe(hook).get("model", {}).get("commit", "")
+        described = source.describe(hook)
+        self.commits = {part: described.get(part, {}).get("commit", "") for part in COMMITS}
         suffix = share_suffix(share, cache)
         for leftover in folder.glob(f".*{suffix}[-.]*.tmp"):
             leftover.unlink()
@@ -68,7 +71,7 @@ class CacheWriter:
             log.info("%s: going on after %d rows", folder, rows)
 
     def _read(self, share: int) -> Share | None:
-        states = read_progress(self.folder, share, self.cache, self.fingerprint, self.commit)
+        states = read_progress(self.folder, share, self.cache, self.fingerprint, self.commits)
         if any(len(state.sum_D) not in (0, self.width) for state in (states or {}).values()):
             path = self.folder / PROGRESS.format(share_suffix(share, self.cache))
             raise damaged(path, f"damaged (sums are not of width {self.width})")
@@ -76,7 +79,8 @@ class CacheWriter:
 
     def save(self) -> None:
         """Make the progress durable."""
-        data = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, "commit": self.commit}
+        commits = {key: self.commits[part] for part, key in COMMITS.items()}
+        data = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, **commits}
         path = self.folder / PROGRESS.format(share_suffix(self.share, self.cache))
         write_json(path, data | {split: asdict(state) for split, state in self.states.items()})
 
@@ -128,10 +132,12 @@ class CacheWriter:
                 path.unlink(missing_ok=True)
 
 
-def read_progress(folder: Path, share: int, cache: CacheConfig, fingerprint: str, commit: str = "") -> Share | None:
+def read_progress(
+    folder: Path, share: int, cache: CacheConfig, fingerprint: str, commits: dict[str, str] | None = None
+) -> Share | None:
     """Return what is stored of a share, None if nothing is.
 
-    Raises UserError if it is damaged, of another cache or, as far as known, of another commit of a hub's model.
+    Raises UserError if it is damaged, of another cache or, as far as known, of another commit of a hub's model or text.
     """
     path = folder / PROGRESS.format(share_suffix(share, cache))
     if not path.exists():
@@ -140,9 +146,10 @@ def read_progress(folder: Path, share: int, cache: CacheConfig, fingerprint: str
         data = read_json(path)
         check_version(path, data)
         check_owner(path, data["fingerprint"], fingerprint)
-        if commit and (begun := data.get("commit") or commit) != commit:
-            remedy = f"delete {folder} and run `sae cache` again, with model.revision to stay with one commit"
-            raise UserError(f"{path}: begun with commit {begun} of the model, which is now {commit}; {remedy}")
+        for part, now in (commits or {}).items():
+            if now and (begun := data.get(COMMITS[part]) or now) != now:
+                remedy = f"delete {folder} and run `sae cache` again, with {part}.revision to stay with one commit"
+                raise UserError(f"{path}: begun with commit {begun} of the {part}, which is now {now}; {remedy}")
         states = {split: PartState.from_dict(data[split]) for split in SPLITS}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged(path, f"damaged ({error})") from error

@@ -1,7 +1,13 @@
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import create_autospec
+
+import datasets
+import huggingface_hub
 import pytest
 import torch
 
-from sae_cli.config.schema import CacheConfig
+from sae_cli.config.schema import CacheConfig, TextConfig
 from sae_cli.errors import UserError
 from sae_cli.sources import model_rows
 from sae_cli.sources.language_model import LanguageModel, model_fingerprint
@@ -145,3 +151,23 @@ def test_describe_records_the_origin(rows_of):
     assert record["tokenizer"]["vocabulary"] == 4096
     assert record["text"]["fingerprint"] == model_rows.text_fingerprint(config_of().text)
     assert set(record["versions"]) == {"transformer_lens", "transformers", "torch"}
+
+
+def test_a_hub_s_dataset_is_read_at_the_commit_that_the_manifest_names(rows_of, monkeypatch):
+    asked = create_autospec(huggingface_hub.HfApi.dataset_info, return_value=SimpleNamespace(sha="a" * 40))
+    read = create_autospec(datasets.load_dataset, side_effect=lambda *a, **k: iter([{"text": "A river. " * 400}] * 9))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", asked)
+    monkeypatch.setattr(datasets, "load_dataset", read)
+    text = TextConfig(name="hf", dataset="someone/texts", revision="main", validation=1e-9)
+    source = rows_of(replace(config_of(), text=text))
+    assert asked.call_args.args[1:] == ("someone/texts",)
+    assert asked.call_args.kwargs["revision"] == "main"
+    assert source.describe(HOOK)["text"]["commit"] == "a" * 40
+    assert source.fingerprint(HOOK) == rows_fingerprint(replace(config_of(), text=text), HOOK)  # of `main`, as before
+    next(source.rows("train", 0))
+    assert read.call_args.kwargs["revision"] == "a" * 40
+    asked.side_effect = ConnectionError("no network")
+    silent = rows_of(replace(config_of(), text=text))
+    assert "commit" not in silent.describe(HOOK)["text"]
+    next(silent.rows("train", 0))
+    assert read.call_args.kwargs["revision"] == "main"

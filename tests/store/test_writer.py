@@ -277,21 +277,22 @@ def test_what_changes_while_it_is_cached_is_refused(tmp_path, make_cache, monkey
     assert not (tmp_path / "a" / MANIFEST).exists()
 
 
+@pytest.mark.parametrize("of", ["model", "text"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_another_commit_of_a_hub_s_model_does_not_go_on(tmp_path, monkeypatch, parts):
+def test_another_commit_of_a_hub_s_model_or_text_does_not_go_on(tmp_path, monkeypatch, parts, of):
     source, cache, places = FakeRows({"a": 8}), small_cache(parts=parts), {"a": tmp_path / "a"}
     commit = {"commit": "old"}
-    monkeypatch.setattr(source, "describe", lambda hook: {"model": commit})
+    monkeypatch.setattr(source, "describe", lambda hook: {of: commit})
     if parts == 1:
         monkeypatch.setattr(PartWriter, "end", lambda part: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_caches(source, cache, places)
         monkeypatch.undo()
-        monkeypatch.setattr(source, "describe", lambda hook: {"model": commit})
+        monkeypatch.setattr(source, "describe", lambda hook: {of: commit})
     else:
         write_caches(source, cache, places)  # the first of two shares
     commit["commit"] = "new"
-    with pytest.raises(UserError, match=r"progress.*json: begun with commit old of the model, which is now new"):
+    with pytest.raises(UserError, match=rf"progress.*json: begun with commit old of the {of}, which is now new"):
         write_caches(source, cache, places, None, parts - 1)
     commit["commit"] = "old"
     write_caches(source, cache, places, None, parts - 1)

@@ -120,7 +120,7 @@ def _problem(word: str, config_dir: str | None) -> str:
         return f"{key}={values} has several values: use `sae sweep`"
     if key in GROUPS:
         options = choices(key, config_dir)
-        if override.is_delete() or value is None or value in options:
+        if override.is_delete() or value is None or (isinstance(value, str) and value in options):
             return ""
         return f"{key}={value}: no such choice.{suggest(str(value), options)} There are: {', '.join(options)}"
     if override.is_delete():

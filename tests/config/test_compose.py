@@ -102,6 +102,8 @@ def test_every_shipped_choice_composes_and_says_what_it_is(choice: str) -> None:
         ("++lr=3", "unknown key lr. Did you mean train.lr"),
         ("experimnt=demo", "unknown key experimnt. Did you mean experiment"),
         ("zzzzzz=1", "`sae config keys` lists all keys"),
+        ("sae=[relu]", "sae=['relu']: no such choice. Did you mean relu"),
+        ("sae={relu:1}", "sae={'relu': 1}: no such choice"),
         ("model=tinny", "model=tinny: no such choice. Did you mean tiny"),
         ("train.lr=abc", "train.lr=abc is not a number"),
         ("train.batch=1e3", "train.batch=1000.0 is not a whole number: write train.batch=1000"),

@@ -120,7 +120,8 @@ def _problem(word: str, config_dir: str | None) -> str:
         return f"{key}={values} has several values: use `sae sweep`"
     if key in GROUPS:
         options = choices(key, config_dir)
-        if override.is_delete() or value is None or (isinstance(value, str) and value in options):
+        known = value is None or (isinstance(value, str) and (override.is_delete() or value in options))
+        if known:
             return ""
         return f"{key}={value}: no such choice.{suggest(str(value), options)} There are: {', '.join(options)}"
     if override.is_delete():

@@ -56,7 +56,15 @@ def from_dict(data: dict[str, Any]) -> Config:
         raise UserError("; ".join(problems))
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
+    if problems := [problem for key, value in flat(config).items() if (problem := _nested(key, value))]:
+        raise UserError("; ".join(problems))
     return config
+
+
+def _nested(key: str, value: Any) -> str:
+    """Return why a list cannot be the value of `key`, "" if it can: OmegaConf takes lists of lists for any list."""
+    inside = isinstance(value, list) and any(isinstance(one, list | dict) for one in value)
+    return f"{key}={value} has a list inside: write {key}=[...] with its values alone" if inside else ""
 
 
 def parse_yaml(text: str) -> Any:
@@ -113,7 +121,7 @@ def problem_with(key: str, value: Any) -> str:
         whole = kind == "int" and isinstance(value, float) and value.is_integer()
         wanted = KINDS.get(kind, f"a list, such as {key}=[0.25,0.5]")
         return f"{key}={value} is not {wanted}" + (f": write {key}={int(value)}" if whole else "")
-    return ""
+    return _nested(key, value)
 
 
 def unknown_key(key: str) -> str:
@@ -144,7 +152,7 @@ def _scratch() -> Any:
 @cache
 def _typed(key: str, value: str) -> Any:
     """Return a JSON value as the field `key` holds it; any exception if it cannot."""
-    if "${" in value:  # refers to other keys
+    if "${" in value or _nested(key, json.loads(value)):  # refers to other keys, or is none
         raise ValueError(value)
     OmegaConf.update(_scratch(), by_name()[key].name, json.loads(value))
     held = OmegaConf.select(_scratch(), key)

@@ -103,6 +103,8 @@ def test_every_shipped_choice_composes_and_says_what_it_is(choice: str) -> None:
         ("experimnt=demo", "unknown key experimnt. Did you mean experiment"),
         ("zzzzzz=1", "`sae config keys` lists all keys"),
         ("sae=[relu]", "sae=['relu']: no such choice. Did you mean relu"),
+        ("sae.grow=[[64,64]]", "sae.grow=[[64, 64]] has a list inside: write sae.grow=[...]"),
+        ("cache.hooks=[{a:1}]", "cache.hooks=[{'a': 1}] has a list inside"),
         ("sae={relu:1}", "sae={'relu': 1}: no such choice"),
         ("model=tinny", "model=tinny: no such choice. Did you mean tiny"),
         ("train.lr=abc", "train.lr=abc is not a number"),

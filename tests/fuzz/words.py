@@ -5,6 +5,8 @@ from pathlib import Path
 
 from sae_cli.config.compose import compose, expand
 from sae_cli.config.convert import flat, load_config, load_flat, to_yaml
+from sae_cli.config.groups import GROUPS
+from sae_cli.config.keys import by_name
 from sae_cli.dashboard.latents import parse_latents
 from sae_cli.runs.sweep import read_points
 from sae_cli.store.remote import place
@@ -25,6 +27,13 @@ GRIDS = [
 SETTINGS = (
     b"# @package _global_\ndefaults:\n  - override /sae: topk\n  - _self_\ntrain:\n  lr: 1e-3\nname: ${model.name}\n"
 )
+PREFIXES = ["", "", "", "+", "++", "~"]
+ODD_KEYS = ["nope", "hydra.x", "hydra/launcher", "sae@x", "sae/relu", "a..b", "0", "_target_", "sae.k.x", "train"]
+VALUES = r"""1 0 -1 1e400 NaN null true 0x10 1_000 .5 '' () [] {} [1,2] [[1],[2]] [null] [1e400] [true,1] [{a:1}] {a:1} {1:2} [x]
+??? 1,2 [1],[2] choice(a,b) choice([1,2],{a:3}) choice() range(0,3) range(3,0,-1) range(0,3,0) range(0,NaN) interval(0,1)
+glob(*) glob([a*,r*],exclude=c) sort(3,1,2) sort(a,1) sort([1]) shuffle(range(3)) tag(x,choice(1,2)) int(3.5) int(abc)
+float({a:x}) str([a,b]) bool([1]) bool(choice(1,2)) json_str({a:1}) extend_list(1,2) ${seed} [${seed}] ${nope}
+${oc.env:HOME} relu tiny topk demo cpu ../x a:b file:x é a\,b " @ = %"""
 URLS = [b"s3://bucket/prefix", b"file:///tmp/x", b"memory://a", b"/tmp/x", b"gs://b", b"simplecache::s3://b/c"]
 
 
@@ -35,6 +44,7 @@ def targets() -> dict[str, Target]:
         "grid": Target(_grid, "grid.yaml", GRIDS),
         "config": Target(_config, "config.yaml", [to_yaml(compose([])).encode()]),
         "own settings": Target(_own, "experiment/x.yaml", [SETTINGS]),
+        "made overrides": Target(_made, "numbers", [b"\0m\x09\0\x90\0\0\x96\x37"]),
         "latents": Target(_line(lambda words: parse_latents(words, 4096)), "words", [b"0-99,205", b"all", b" 1, 2-3"]),
         "url": Target(_line(place), "words", URLS),
     }
@@ -46,6 +56,14 @@ def _overrides(folder: Path) -> None:
     if not any(word.startswith("--") for word in words):
         points = expand(words) if words else [[]]
         compose(points[0])
+
+
+def _made(folder: Path) -> None:
+    """Each three bytes are an override: a prefix, a key and a value, each from its list."""
+    keys, values = [*by_name(), *GROUPS, *ODD_KEYS], [*VALUES.split(), "", "a b", "\x1b[31m", "9" * 30, "9" * 400]
+    data = (folder / "numbers").read_bytes()[:9]
+    threes = zip(data[::3], data[1::3], data[2::3], strict=False)
+    compose(expand([f"{PREFIXES[p % 6]}{keys[k % len(keys)]}={values[v % len(values)]}" for p, k, v in threes])[0])
 
 
 def _grid(folder: Path) -> None:

@@ -29,8 +29,9 @@ SETTINGS = (
 )
 PREFIXES = ["", "", "", "+", "++", "~"]
 ODD_KEYS = ["nope", "hydra.x", "hydra/launcher", "sae@x", "sae/relu", "a..b", "0", "_target_", "sae.k.x", "train"]
-VALUES = r"""1 0 -1 1e400 NaN null true 0x10 1_000 .5 '' () [] {} [1,2] [[1],[2]] [null] [1e400] [true,1] [{a:1}] {a:1} {1:2} [x]
-??? 1,2 [1],[2] choice(a,b) choice([1,2],{a:3}) choice() range(0,3) range(3,0,-1) range(0,3,0) range(0,NaN) interval(0,1)
+VALUES = r"""
+1 0 -1 1e400 NaN null true 0x10 1_000 .5 '' () [] {} [1,2] [[1],[2]] [null] [1e400] [true,1] [{a:1}] {a:1} {1:2} [x] ???
+1,2 [1],[2] choice(a,b) choice([1,2],{a:3}) choice() range(0,3) range(3,0,-1) range(0,3,0) range(0,NaN) interval(0,1)
 glob(*) glob([a*,r*],exclude=c) sort(3,1,2) sort(a,1) sort([1]) shuffle(range(3)) tag(x,choice(1,2)) int(3.5) int(abc)
 float({a:x}) str([a,b]) bool([1]) bool(choice(1,2)) json_str({a:1}) extend_list(1,2) ${seed} [${seed}] ${nope}
 ${oc.env:HOME} relu tiny topk demo cpu ../x a:b file:x é a\,b " @ = %"""

@@ -118,6 +118,9 @@ def read_manifest(folder: Path) -> Manifest:
         numbers = [*manifest.mean, manifest.mean_squared_norm, manifest.variance]
         if manifest.width != len(manifest.mean) or not all(math.isfinite(number) for number in numbers):
             raise ValueError("mean, mean_squared_norm or variance is not sound")
+        counts = [value for key, value in manifest.settings.items() if key != "dtype"]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError("settings are not whole numbers")
         for shard in (*manifest.train.shards, *manifest.validation.shards):
             if shard.bytes != file_bytes(shard_tensors(shard.rows, manifest.width, manifest.dtype)):
                 raise ValueError(f"{shard.name}: {shard.bytes} bytes are not those of {shard.rows} rows")

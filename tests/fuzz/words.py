@@ -45,7 +45,7 @@ def targets() -> dict[str, Target]:
         "grid": Target(_grid, "grid.yaml", GRIDS),
         "config": Target(_config, "config.yaml", [to_yaml(compose([])).encode()]),
         "own settings": Target(_own, "experiment/x.yaml", [SETTINGS]),
-        "made overrides": Target(_made, "numbers", [b"\0m\x09\0\x90\0\0\x96\x37"]),
+        "made overrides": Target(_made, "numbers", [b"\0m\x09\0\x90\0\0\x96\x37"], every=5),
         "latents": Target(_line(lambda words: parse_latents(words, 4096)), "words", [b"0-99,205", b"all", b" 1, 2-3"]),
         "url": Target(_line(place), "words", URLS),
     }

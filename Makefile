@@ -57,7 +57,7 @@ interop-check: .peers/installed ## exported SAEs through the real SAELens, dicti
 faults: $(INSTALLED) ## 125 kills at random moments, 2,250 flipped bits and cut files, full disks and other faults (30 minutes)
 	SAE_KILLS=25 SAE_FLIPS=150 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/faults
 
-fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, and on 10,000 by coverage if atheris is installed (40 minutes)
+fuzz: $(INSTALLED) ## every parser on 10,000 mutated inputs, and on 10,000 by coverage if atheris is installed (40 minutes, 2 cores)
 	$(BIN)/python -m tests.fuzz.run
 
 release-check: $(INSTALLED) ## sdist and wheel, installed with their own libraries in a new environment and used (5 minutes)

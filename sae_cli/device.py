@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_cli.ahead import ahead
+from sae_cli.config.check import device_problem
 from sae_cli.errors import UserError
 from sae_cli.torchrun import local_rank, world_size
 
@@ -15,6 +16,8 @@ def choose_device(name: str) -> str:
 
     Under torchrun each process of a machine has a CUDA device of its own, unless the CPU is asked for.
     """
+    if problem := device_problem(name):
+        raise UserError(problem)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if world_size() > 1 and name.startswith("cuda"):

@@ -17,6 +17,7 @@ _FULL = "no space left on the disk: free some, then the same command goes on whe
 _CLOSED = "it may not be written or read: change that, or set runs_dir, cache.dir or --out to another folder"
 _TOO_MANY = "too many open files: raise the limit (`ulimit -n 4096`), then the same command goes on where it stopped"
 _FIXES = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EMFILE: _TOO_MANY, errno.ENFILE: _TOO_MANY}
+_FIXES |= {errno.ENAMETOOLONG: "no file can have so long a name", errno.ELOOP: "its links lead round in a circle"}
 _FIXES |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _CLOSED)
 
 

@@ -102,6 +102,11 @@ def read_json(path: Path) -> Any:
     return value
 
 
+def user_path(given: str | Path) -> Path:
+    """Return a path as a user wrote it, with `~` for the home folder; a `~name` of nobody stays as it is."""
+    return Path(os.path.expanduser(given))
+
+
 def refuse_newer(path: Path, version: Any, known: int) -> None:
     """Raise UserError if a file is of a later format version than the last that this program knows."""
     if type(version) is int and version > known:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sae_cli.config.compose import compose
 from sae_cli.dictionary.artifact import SAE, row_scale
 from sae_cli.errors import UserError
+from sae_cli.files import user_path
 from sae_cli.interop.reading import open_sae
 from sae_cli.runs.subjects import is_sae
 from sae_cli.sources.registry import open_source
@@ -28,7 +29,7 @@ def load_sae(path: str | Path) -> SAE:
     Its encode takes activations (..., D) in the model's own units. A folder that holds one run stands for it. Raises
     UserError if there is none or it is damaged.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not folder.is_dir():
         raise UserError(f"{path} is not a folder; give a run or the folder of an SAE")
     inside = [file.parent for file in sorted(folder.glob("*/cfg.json"))]

@@ -54,6 +54,8 @@ def test_a_full_device_is_named() -> None:
         (errno.EROFS, "may not be written or read"),
         (errno.EACCES, "may not be written or read"),
         (errno.EMFILE, "ulimit -n"),
+        (errno.ENAMETOOLONG, "so long a name"),
+        (errno.ELOOP, "in a circle"),
     ],
 )
 def test_what_people_can_mend_has_a_fix(monkeypatch: pytest.MonkeyPatch, number: int, says: str) -> None:

@@ -82,11 +82,17 @@ def value_problems(config: Config) -> list[str]:
             numbers = values[key] if isinstance(values[key], list) else [values[key]]
             if not all(number is None or _inside(number, interval) for number in numbers):
                 problems.append(f"{key}={values[key]} is outside {interval}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        problems.append(f"device={config.device} is not one of auto, cpu, cuda, cuda:N")
+    if problem := device_problem(config.device):
+        problems.append(problem)
     if not re.fullmatch(r"\w[\w.+@=-]*(/\w[\w.+@=-]*)*", config.name):
         problems.append(f"name={config.name!r} is not a folder name (letters, digits, . _ - and / between parts)")
     return problems
+
+
+def device_problem(name: str) -> str:
+    """Return why there can be no such device on any machine, "" if there can."""
+    known = re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", name)
+    return "" if known else f"device={name} is not one of auto, cpu, cuda, cuda:N"
 
 
 def _inside(number: Any, interval: str) -> bool:

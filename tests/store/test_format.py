@@ -135,6 +135,8 @@ def broken(data: dict, **changes) -> dict:
         (lambda data: {key: value for key, value in data.items() if key != "mean"}, "mean"),
         (lambda data: broken(data, mean=[0.0]), "not sound"),
         (lambda data: broken(data, variance="large"), "damaged"),
+        (lambda data: broken(data, mean_squared_norm=0.0), "not sound"),
+        (lambda data: broken(data, variance=-1.0), "not sound"),
         (lambda data: broken(data, settings=data["settings"] | {"tokens": 1e999}), "settings are not whole numbers"),
         (lambda data: broken(data, settings=data["settings"] | {"shuffle_bytes": -1}), "not whole numbers"),
         (lambda data: broken(data, settings=[8]), "damaged"),

@@ -120,8 +120,7 @@ def _problem(word: str, config_dir: str | None) -> str:
         return f"{key}={values} has several values: use `sae sweep`"
     if key in GROUPS:
         options = choices(key, config_dir)
-        known = value is None or (isinstance(value, str) and (override.is_delete() or value in options))
-        if known:
+        if value is None or (isinstance(value, str) and (override.is_delete() or value in options)):
             return ""
         return f"{key}={value}: no such choice.{suggest(str(value), options)} There are: {', '.join(options)}"
     if override.is_delete():
@@ -144,13 +143,10 @@ def _compose(overrides: list[str], config_dir: str | None) -> dict[str, Any]:
             return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     except UserError:
         raise
-    except AssertionError as error:  # Hydra's own, of a group without a name
-        raise UserError(f"{folder}: a file that was chosen has a defaults list that Hydra cannot read") from error
     except Exception as error:  # what Hydra raises for a file that is not sound shares no base class
-        silent = (
-            f"{folder}: Hydra cannot read a file that was chosen ({type(error).__name__}); look at its defaults list"
-        )
-        raise UserError(_reason(error) or silent) from error
+        reason = "" if isinstance(error, AssertionError) else _reason(error)  # Hydra's own, of a group without a name
+        unknown = f"{folder}: a file that was chosen has a defaults list that Hydra cannot read"
+        raise UserError(reason or unknown) from error
     finally:
         # A job of a Hydra application may compose too, and its own state must survive.
         GlobalHydra.instance().hydra = outer

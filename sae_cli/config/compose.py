@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import hydra
 import yaml
@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sae_cli.config.check import check, value_problems
-from sae_cli.config.convert import from_dict, one_line, problem_with, refuse_resolvers, unknown_key
+from sae_cli.config.convert import check_references, from_dict, one_line, problem_with, refuse_aliases, unknown_key
 from sae_cli.config.groups import GROUPS, choices, shipped_folder, user_folder
 from sae_cli.config.schema import Config
 from sae_cli.errors import UserError, suggest
@@ -134,12 +134,24 @@ def _compose(overrides: list[str], config_dir: str | None) -> dict[str, Any]:
     # The user's folder is the primary one, so that a copied and edited file wins over the shipped one.
     folder = user_folder(config_dir) if config_dir else shipped_folder()
     primary = "config" if (folder / "config.yaml").exists() else "shipped"
-    outer = GlobalHydra.instance().hydra
+    outer, load = GlobalHydra.instance().hydra, OmegaConf.load
     GlobalHydra.instance().clear()
+
+    def load_plain(file: IO[str]) -> Any:  # Hydra's sources hand over what they have opened
+        try:
+            refuse_aliases(file.read())
+        except yaml.YAMLError:
+            pass  # `load` says it with the file's name
+        except ValueError as error:
+            raise UserError(f"{getattr(file, 'name', folder)}: {error}") from error
+        file.seek(0)
+        return load(file)
+
     try:
+        OmegaConf.load = load_plain  # type: ignore[method-assign, assignment]
         with hydra.initialize_config_dir(str(folder), version_base=VERSION_BASE):
             composed = hydra.compose(primary, [*overrides, "hydra.searchpath=[pkg://sae_cli.conf]"])
-            refuse_resolvers(OmegaConf.to_container(composed))
+            check_references(OmegaConf.to_container(composed))
             return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     except UserError:
         raise
@@ -149,7 +161,7 @@ def _compose(overrides: list[str], config_dir: str | None) -> dict[str, Any]:
         raise UserError(reason or unknown) from error
     finally:
         # A job of a Hydra application may compose too, and its own state must survive.
-        GlobalHydra.instance().hydra = outer
+        GlobalHydra.instance().hydra, OmegaConf.load = outer, load  # type: ignore[method-assign]
 
 
 def _reason(error: BaseException) -> str:

@@ -164,12 +164,14 @@ def test_problems_in_a_user_folder_name_the_file(tmp_path: Path) -> None:
     own(tmp_path, "train/unknown", "lrr: 3\n")
     own(tmp_path, "train/wrong", "lr: fast\n")
     own(tmp_path, "train/broken", "lr: [3\n")
+    own(tmp_path, "train/aliases", "resample_at: &a [.5]\n# 2 * 3\nlr: *a\n")
     own(tmp_path, "experiment/nameless", "defaults:\n  - '@sae': topk\n")
     assert "train/unknown.yaml: unknown key train.lrr. Did you mean train.lr" in refusal(
         "train=unknown", config_dir=tmp_path
     )
     assert "train/wrong.yaml: train.lr" in refusal("train=wrong", config_dir=tmp_path)
     assert "train/broken.yaml" in refusal("train=broken", config_dir=tmp_path)
+    assert "train/aliases.yaml: aliases (*name) are not read" in refusal("train=aliases", config_dir=tmp_path)
     assert "a defaults list that Hydra cannot read" in refusal("experiment=nameless", config_dir=tmp_path)
     assert "no such folder" in refusal(config_dir=tmp_path / "none")
     (tmp_path / "circle").symlink_to("circle")

@@ -6,12 +6,14 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from sae_cli.assets import TINY
@@ -129,6 +131,22 @@ def test_a_folder_of_a_dataset(tmp_path: Path, mark: Path) -> None:
     assert run.exit_code == 2, run.output
     assert "text.dataset" in run.output
     assert not mark.exists()
+
+
+def test_references_that_explode_are_refused(tmp_path: Path) -> None:
+    keys = ["name", "model.name", "model.path", "model.revision", "text.name", "text.path", "text.subset"]
+    values = {keys[0]: 100 * "x"} | {key: 20 * f"${{{before}}}" for before, key in pairwise(keys)}
+    words = [f"{key}='{value}'" for key, value in values.items()]
+    with pytest.raises(UserError, match=r"text\.\w+: too many references"):
+        compose(words)
+    assert compose(words[:2]).model.name == 2_000 * "x"
+    sections = yaml.safe_load(to_yaml(compose([])))
+    for key, value in values.items():
+        *section, name = key.split(".")
+        (sections[section[0]] if section else sections)[name] = value
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
+    with pytest.raises(UserError, match=r"config\.yaml: text\.\w+: too many references"):
+        load_config(tmp_path / "config.yaml")
 
 
 CALL = "{_target_: pathlib.Path.touch, self: {_target_: pathlib.Path, _args_: [MARK]}}"

@@ -60,6 +60,13 @@ def shown(page) -> int:
     return int(page.locator("#name").inner_text().removeprefix("Latent "))
 
 
+def is_shown(page, latent: int) -> None:
+    """Wait for a latent: where a link was followed, the address changes a moment before the page."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#name")).to_have_text(f"Latent {latent}")
+
+
 def row(k: int) -> str:
     return f"#list a[href='#{COLUMNS['id'][k]}']"
 
@@ -97,12 +104,12 @@ def test_search_finds_tokens_and_a_hit_is_shown(page):
     assert page.locator("#list .head").all_text_contents() == ["examples peak on it", "positive logits hold it"]
     page.locator("#list a").nth(1).click()
     page.wait_for_url(f"**#{found[1]}")
-    assert shown(page) == found[1]
+    is_shown(page, found[1])
     panel(page)
     page.locator("#search").fill("#31")
     assert page.evaluate(LINKS) == [31, 310, 313, 316, 319]
     page.locator("#search").press("Enter")
-    assert shown(page) == 31
+    is_shown(page, 31)
     panel(page)
     page.locator("#search").fill("")
     assert page.evaluate(LINKS) == COLUMNS["id"]
@@ -151,12 +158,12 @@ def test_keys_move_through_the_order_of_the_list(page):
     start = order.index(shown(page))
     for key, by in (("j", 1), ("ArrowRight", 2), ("k", 1), ("ArrowLeft", 0)):
         page.keyboard.press(key)
-        assert shown(page) == order[start + by]
+        is_shown(page, order[start + by])
         assert page.locator("#list [aria-current]").get_attribute("href") == f"#{order[start + by]}"
     page.keyboard.press("/")
     page.keyboard.type("jk")
     assert page.locator("#search").input_value() == "jk"
-    assert shown(page) == order[start]
+    is_shown(page, order[start])
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement === document.body")
     assert page.locator("#search").input_value() == "jk"
@@ -173,18 +180,18 @@ def test_address_opens_a_latent_and_back_returns(page, file):
     from playwright.sync_api import expect
 
     page.goto(f"{file}#46")
-    assert shown(page) == 46
+    is_shown(page, 46)
     page.keyboard.press("j")
     page.wait_for_url("**#49")
     page.go_back()
     page.wait_for_url("**#46")
-    assert shown(page) == 46
+    is_shown(page, 46)
     page.locator("#cards .rows a").first.click()
     expect(page.locator("#name")).not_to_have_text("Latent 46")
     page.go_back()
     expect(page.locator("#name")).to_have_text("Latent 46")
     page.goto(f"{file}#999999")
-    assert shown(page) == 46
+    is_shown(page, 46)
 
 
 def test_constituents_lead_to_the_other_page(page, file):
